@@ -1,0 +1,1 @@
+//! What the programs do, callable from a user's own `main`.

@@ -1,0 +1,1 @@
+//! Datasets: what an image is and what is in it.

@@ -1,0 +1,6 @@
+//! Datasets, transforms, samplers, loading and evaluation.
+
+pub mod datasets;
+pub mod evaluation;
+pub mod samplers;
+pub mod transforms;

@@ -1,0 +1,1 @@
+//! Decoding, resizing, flips, colours.

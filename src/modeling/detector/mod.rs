@@ -1,0 +1,1 @@
+//! The detector: backbone, RPN and heads together.

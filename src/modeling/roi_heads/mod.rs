@@ -1,0 +1,1 @@
+//! The heads that look at regions of interest.

@@ -1,0 +1,23 @@
+//! Golden tests: the original's values, one module per area of the golden folder.
+//!
+//! The folder is `MRB_GOLDEN`, else `../shared/golden`, else the subset in `tests/golden` (never with `CI=true`).
+
+#[path = "areas/support.rs"]
+mod support;
+
+#[path = "areas/configs.rs"]
+mod configs;
+#[path = "areas/data.rs"]
+mod data;
+#[path = "areas/evaluation.rs"]
+mod evaluation;
+#[path = "areas/loading.rs"]
+mod loading;
+#[path = "areas/models.rs"]
+mod models;
+#[path = "areas/ops.rs"]
+mod ops;
+#[path = "areas/solver.rs"]
+mod solver;
+#[path = "areas/structures.rs"]
+mod structures;
