@@ -1,5 +1,12 @@
 //! Parameters by name, convolutions, norms, and the operators of `csrc`. Layers take numbers, never the configuration.
+//!
+//! The operators panic on tensors of a wrong shape, type or device, as tch's own methods do: inside a model that is a
+//! bug.
 
+mod nms;
 pub mod parameters;
+mod roi_align;
 
+pub use nms::{nms, nms_with_rule, SuppressionRule};
 pub use parameters::{Init, ParamPath, Parameters};
+pub use roi_align::roi_align;

@@ -1,0 +1,25 @@
+// Inner loops over contiguous values, compiled once per instruction set; the loader picks the version.
+//
+// Only plain functions carry the attribute (the compiler does not clone templates and lambdas), so each loop is
+// written once per scalar type by a macro in simd.cpp.
+#pragma once
+
+#include <cstdint>
+
+// For arithmetic whose rounding may differ between machines (fused multiply-add).
+#define MRB_SIMD __attribute__((target_clones("avx512f", "avx2,fma", "default")))
+// For arithmetic that must round the same everywhere: AVX2 without FMA has no instruction to fuse with.
+#define MRB_SIMD_EXACT __attribute__((target_clones("avx2", "default")))
+
+namespace mrb::simd {
+
+// out[c] = sum over k of weights[k] * rows[k][c]; zero for count = 0.
+void weighted_sum(float* out, const float* const* rows, const float* weights, int64_t count, int64_t channels);
+void weighted_sum(double* out, const double* const* rows, const double* weights, int64_t count, int64_t channels);
+
+// rows[k][c] += weights[k] * values[c]. The rows do not overlap.
+void weighted_scatter(float* const* rows, const float* weights, int64_t count, const float* values, int64_t channels);
+void weighted_scatter(double* const* rows, const double* weights, int64_t count, const double* values,
+                      int64_t channels);
+
+}  // namespace mrb::simd

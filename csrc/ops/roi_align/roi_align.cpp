@@ -1,0 +1,51 @@
+#include "ops/roi_align/roi_align.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "guard.h"
+
+namespace mrb {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct RoiAlign : torch::autograd::Function<RoiAlign> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const at::Tensor& rois,
+                            int64_t pooled_height, int64_t pooled_width, double spatial_scale,
+                            int64_t sampling_ratio) {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    context->save_for_backward({rois});
+    context->saved_data["input_size"] = input.sizes().vec();
+    context->saved_data["pooled_height"] = pooled_height;
+    context->saved_data["pooled_width"] = pooled_width;
+    context->saved_data["spatial_scale"] = spatial_scale;
+    context->saved_data["sampling_ratio"] = sampling_ratio;
+    return roi_align_forward_cpu(input, rois, {pooled_height, pooled_width, spatial_scale, sampling_ratio});
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto rois = context->get_saved_variables()[0];
+    const RoiAlignShape shape{
+        context->saved_data["pooled_height"].toInt(), context->saved_data["pooled_width"].toInt(),
+        context->saved_data["spatial_scale"].toDouble(), context->saved_data["sampling_ratio"].toInt()};
+    const auto input_size = context->saved_data["input_size"].toIntVector();
+    auto grad_input = roi_align_backward_cpu(grads[0], rois, input_size, shape);
+    return {grad_input, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+}  // namespace mrb
+
+int mrb_roi_align(mrb_error* error, at::Tensor** output, const at::Tensor* input, const at::Tensor* rois,
+                  int64_t pooled_height, int64_t pooled_width, double spatial_scale, int64_t sampling_ratio) {
+  return mrb::guarded(error, [&] {
+    TORCH_CHECK(input->dim() == 4, "roi_align: input must be [N, C, H, W], not ", input->sizes());
+    TORCH_CHECK(rois->dim() == 2 && rois->size(1) == 5, "roi_align: rois must be [R, 5], not ", rois->sizes());
+    TORCH_CHECK(pooled_height > 0 && pooled_width > 0, "roi_align: output size ", pooled_height, "x", pooled_width);
+    TORCH_CHECK(input->is_cpu() && rois->is_cpu(), "roi_align: tensors must be on the CPU");
+    *output = new at::Tensor(mrb::RoiAlign::apply(*input, rois->detach().to(input->scalar_type()), pooled_height,
+                                                  pooled_width, spatial_scale, sampling_ratio));
+  });
+}

@@ -1,1 +1,0 @@
-//! Safe functions over `csrc/api.h`.
