@@ -1,0 +1,458 @@
+//! Boxes of one image with what belongs to each of them (the original's `structures/bounding_box.py`).
+
+use std::fmt;
+
+use anyhow::{bail, ensure, Context, Result};
+use tch::{Device, Kind, Tensor};
+
+use super::{Keypoints, SegmentationMask};
+
+/// How the four numbers of a box are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `x1, y1, x2, y2`, both corners inside the box.
+    Xyxy,
+    /// `x, y, width, height`, where `width = x2 - x1 + 1`.
+    Xywh,
+}
+
+impl Mode {
+    /// The original's name: `xyxy` or `xywh`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Xyxy => "xyxy",
+            Mode::Xywh => "xywh",
+        }
+    }
+}
+
+impl std::str::FromStr for Mode {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "xyxy" => Ok(Mode::Xyxy),
+            "xywh" => Ok(Mode::Xywh),
+            _ => bail!("mode should be 'xyxy' or 'xywh', not '{name}'"),
+        }
+    }
+}
+
+/// A mirror image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flip {
+    /// Left becomes right.
+    LeftRight,
+    /// Top becomes bottom.
+    TopBottom,
+}
+
+/// What a [`BoxList`] keeps per box under a name.
+#[derive(Debug)]
+pub enum Field {
+    /// One entry per box along the first dimension; geometry leaves it as it is.
+    Tensor(Tensor),
+    /// One mask per box, transformed along with the boxes.
+    Masks(SegmentationMask),
+    /// One set of keypoints per box, transformed along with the boxes.
+    Keypoints(Keypoints),
+}
+
+impl Field {
+    /// Another handle on the same data.
+    pub fn shallow_clone(&self) -> Field {
+        match self {
+            Field::Tensor(t) => Field::Tensor(t.shallow_clone()),
+            Field::Masks(m) => Field::Masks(m.shallow_clone()),
+            Field::Keypoints(k) => Field::Keypoints(k.shallow_clone()),
+        }
+    }
+
+    fn select(&self, index: &Tensor) -> Result<Field> {
+        Ok(match self {
+            Field::Tensor(t) => Field::Tensor(select_rows(t, index)?),
+            Field::Masks(m) => Field::Masks(m.select(index)?),
+            Field::Keypoints(k) => Field::Keypoints(k.select(index)?),
+        })
+    }
+
+    /// Applies what a geometric operation does to masks and keypoints; tensors stay.
+    fn transformed(
+        &self,
+        masks: impl FnOnce(&SegmentationMask) -> Result<SegmentationMask>,
+        keypoints: impl FnOnce(&Keypoints) -> Result<Keypoints>,
+    ) -> Result<Field> {
+        Ok(match self {
+            Field::Tensor(t) => Field::Tensor(t.shallow_clone()),
+            Field::Masks(m) => Field::Masks(masks(m)?),
+            Field::Keypoints(k) => Field::Keypoints(keypoints(k)?),
+        })
+    }
+}
+
+impl From<Tensor> for Field {
+    fn from(tensor: Tensor) -> Self {
+        Field::Tensor(tensor)
+    }
+}
+
+impl From<SegmentationMask> for Field {
+    fn from(masks: SegmentationMask) -> Self {
+        Field::Masks(masks)
+    }
+}
+
+impl From<Keypoints> for Field {
+    fn from(keypoints: Keypoints) -> Self {
+        Field::Keypoints(keypoints)
+    }
+}
+
+/// `tensor[index]` along the first dimension, with integer positions (negative ones count from the end) or a mask.
+pub(crate) fn select_rows(tensor: &Tensor, index: &Tensor) -> Result<Tensor> {
+    let index = match index.kind() {
+        Kind::Uint8 => index.to_kind(Kind::Bool),
+        _ => index.shallow_clone(),
+    };
+    tensor.f_index(&[Some(index.to_device(tensor.device()))]).with_context(|| {
+        format!("selecting with an index of shape {:?} from a tensor of shape {:?}", index.size(), tensor.size())
+    })
+}
+
+/// The boxes of one image: a `[N, 4]` tensor, the size of that image, and named fields with one entry per box.
+///
+/// Operations return a new list and leave this one alone; tensors that do not change are shared, not copied.
+pub struct BoxList {
+    bbox: Tensor,
+    size: (f64, f64),
+    mode: Mode,
+    fields: Vec<(String, Field)>,
+}
+
+impl BoxList {
+    /// A list without fields.
+    ///
+    /// # Shapes
+    /// `bbox`: `[N, 4]`, of any kind (it is made float32); `size`: `(width, height)` of the image in pixels.
+    ///
+    /// # Errors
+    /// If `bbox` has another shape.
+    pub fn new(bbox: Tensor, size: (i64, i64), mode: Mode) -> Result<BoxList> {
+        ensure!(bbox.dim() == 2, "bbox should have 2 dimensions, got {}", bbox.dim());
+        let last = bbox.size()[1];
+        ensure!(last == 4, "last dimension of bbox should have a size of 4, got {last}");
+        Ok(Self::with_exact_size(bbox.to_kind(Kind::Float), (size.0 as f64, size.1 as f64), mode))
+    }
+
+    fn with_exact_size(bbox: Tensor, size: (f64, f64), mode: Mode) -> BoxList {
+        BoxList { bbox, size, mode, fields: Vec::new() }
+    }
+
+    /// The boxes, `[N, 4]`, float32.
+    pub fn bbox(&self) -> &Tensor {
+        &self.bbox
+    }
+
+    /// `(width, height)` of the image in whole pixels.
+    pub fn size(&self) -> (i64, i64) {
+        (self.size.0 as i64, self.size.1 as i64)
+    }
+
+    /// `(width, height)` of the image; differs from [`size`](Self::size) only after a crop with a fractional box.
+    pub fn exact_size(&self) -> (f64, f64) {
+        self.size
+    }
+
+    /// How the boxes are to be read.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The number of boxes.
+    pub fn len(&self) -> usize {
+        self.bbox.size()[0] as usize
+    }
+
+    /// Whether there is no box.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the boxes are.
+    pub fn device(&self) -> Device {
+        self.bbox.device()
+    }
+
+    /// Adds a field, or replaces the one of that name.
+    pub fn add_field(&mut self, name: &str, field: impl Into<Field>) {
+        let field = field.into();
+        match self.fields.iter_mut().find(|(n, _)| n == name) {
+            Some((_, old)) => *old = field,
+            None => self.fields.push((name.to_owned(), field)),
+        }
+    }
+
+    /// Takes a field out.
+    pub fn remove_field(&mut self, name: &str) -> Option<Field> {
+        let at = self.fields.iter().position(|(n, _)| n == name)?;
+        Some(self.fields.remove(at).1)
+    }
+
+    /// The field of that name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn get_field(&self, name: &str) -> Result<&Field> {
+        let found = self.fields.iter().find(|(n, _)| n == name);
+        found.map(|(_, field)| field).with_context(|| format!("Field '{name}' not found in {self}"))
+    }
+
+    /// Whether there is a field of that name.
+    pub fn has_field(&self, name: &str) -> bool {
+        self.fields.iter().any(|(n, _)| n == name)
+    }
+
+    /// The names of the fields, in the order in which they were added.
+    pub fn fields(&self) -> Vec<&str> {
+        self.fields.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// A field that must be a tensor.
+    ///
+    /// # Errors
+    /// If there is no such field or it is something else.
+    pub fn tensor_field(&self, name: &str) -> Result<&Tensor> {
+        match self.get_field(name)? {
+            Field::Tensor(tensor) => Ok(tensor),
+            _ => bail!("field '{name}' of {self} is no tensor"),
+        }
+    }
+
+    /// The field `masks`.
+    ///
+    /// # Errors
+    /// If there is no such field or it holds no masks.
+    pub fn masks(&self) -> Result<&SegmentationMask> {
+        match self.get_field("masks")? {
+            Field::Masks(masks) => Ok(masks),
+            _ => bail!("field 'masks' of {self} holds no segmentation masks"),
+        }
+    }
+
+    /// The field `keypoints`.
+    ///
+    /// # Errors
+    /// If there is no such field or it holds no keypoints.
+    pub fn keypoints(&self) -> Result<&Keypoints> {
+        match self.get_field("keypoints")? {
+            Field::Keypoints(keypoints) => Ok(keypoints),
+            _ => bail!("field 'keypoints' of {self} holds no keypoints"),
+        }
+    }
+
+    /// Another handle on the same boxes and fields.
+    pub fn shallow_clone(&self) -> BoxList {
+        self.with_all_fields(Self::with_exact_size(self.bbox.shallow_clone(), self.size, self.mode))
+    }
+
+    /// The same boxes in another mode, with all fields.
+    pub fn convert(&self, mode: Mode) -> BoxList {
+        let corners = self.corners();
+        let bbox = match mode {
+            _ if mode == self.mode => return self.shallow_clone(),
+            Mode::Xyxy => corners,
+            Mode::Xywh => {
+                let (top_left, bottom_right) = (corners.narrow(1, 0, 2), corners.narrow(1, 2, 2));
+                Tensor::cat(&[&top_left, &(bottom_right - &top_left + 1)], 1)
+            }
+        };
+        self.with_all_fields(Self::with_exact_size(bbox, self.size, mode))
+    }
+
+    /// The boxes as corners, `[N, 4]`; a width or height below 1 counts as 1.
+    fn corners(&self) -> Tensor {
+        match self.mode {
+            Mode::Xyxy => self.bbox.shallow_clone(),
+            Mode::Xywh => {
+                let (corner, sides) = (self.bbox.narrow(1, 0, 2), self.bbox.narrow(1, 2, 2));
+                let opposite = &corner + (sides - 1).clamp_min(0);
+                Tensor::cat(&[corner, opposite], 1)
+            }
+        }
+    }
+
+    /// The boxes and their masks and keypoints in the image resized to `size`.
+    ///
+    /// With one ratio for both sides the four numbers are scaled as they are; with two, `xywh` boxes go through their
+    /// corners, which gives slightly different values (as in the original).
+    ///
+    /// # Errors
+    /// If this list belongs to an image of zero size.
+    pub fn resize(&self, size: (i64, i64)) -> Result<BoxList> {
+        ensure!(self.size.0 != 0.0 && self.size.1 != 0.0, "{self} belongs to an image of zero size: no resize");
+        let ratio = (size.0 as f64 / self.size.0, size.1 as f64 / self.size.1);
+        let exact = (size.0 as f64, size.1 as f64);
+        let resized = if ratio.0 == ratio.1 {
+            Self::with_exact_size(&self.bbox * ratio.0, exact, self.mode)
+        } else {
+            let scaled = self.corners() * self.row([ratio.0, ratio.1, ratio.0, ratio.1]);
+            Self::with_exact_size(scaled, exact, Mode::Xyxy)
+        };
+        let fields = self.transformed_fields(|m| m.resize(size), |k| k.resize(size))?;
+        Ok(BoxList { fields, ..resized }.convert(self.mode))
+    }
+
+    /// The boxes and their masks and keypoints in the mirrored image.
+    ///
+    /// A left-right flip maps `x` to `width - x - 1`, a top-bottom flip maps `y` to `height - y` (as in the original).
+    ///
+    /// # Errors
+    /// If there are keypoints and the flip is top-bottom, which the original does not define.
+    pub fn transpose(&self, flip: Flip) -> Result<BoxList> {
+        let corners = self.corners();
+        let column = |i: i64| corners.narrow(1, i, 1);
+        let (width, height) = self.size;
+        let mirrored = |c: Tensor, side: f64| c.neg() + side;
+        let bbox = match flip {
+            Flip::LeftRight => {
+                Tensor::cat(&[mirrored(column(2), width) - 1, column(1), mirrored(column(0), width) - 1, column(3)], 1)
+            }
+            Flip::TopBottom => {
+                Tensor::cat(&[column(0), mirrored(column(3), height), column(2), mirrored(column(1), height)], 1)
+            }
+        };
+        let fields = self.transformed_fields(|m| m.transpose(flip), |k| k.transpose(flip))?;
+        Ok(BoxList { fields, ..Self::with_exact_size(bbox, self.size, Mode::Xyxy) }.convert(self.mode))
+    }
+
+    /// The boxes in the part `[x1, y1, x2, y2]` of the image, whose size becomes `(x2 - x1, y2 - y1)`, without the
+    /// +1 of inclusive corners. Boxes outside become empty ones; none is removed.
+    ///
+    /// # Errors
+    /// If there are keypoints, whose crop the original does not define, or binary masks and the box is inverted.
+    pub fn crop(&self, r#box: [f64; 4]) -> Result<BoxList> {
+        let [x1, y1, x2, y2] = r#box;
+        let (width, height) = (x2 - x1, y2 - y1);
+        let shifted = self.corners() - self.row([x1, y1, x1, y1]);
+        // min after max: a negative width wins over the lower limit, as in torch.clamp.
+        let bbox = shifted.clamp_min(0).minimum(&self.row([width, height, width, height]));
+        let fields = self.transformed_fields(|m| m.crop(r#box), |k| k.crop(r#box))?;
+        Ok(BoxList { fields, ..Self::with_exact_size(bbox, (width, height), Mode::Xyxy) }.convert(self.mode))
+    }
+
+    /// The list with every tensor on `device`. Masks stay on the CPU, as in the original.
+    pub fn to_device(&self, device: Device) -> BoxList {
+        let moved = |field: &Field| match field {
+            Field::Tensor(t) => Field::Tensor(t.to_device(device)),
+            Field::Masks(m) => Field::Masks(m.shallow_clone()),
+            Field::Keypoints(k) => Field::Keypoints(k.to_device(device)),
+        };
+        let fields = self.fields.iter().map(|(name, field)| (name.clone(), moved(field))).collect();
+        BoxList { fields, ..Self::with_exact_size(self.bbox.to_device(device), self.size, self.mode) }
+    }
+
+    /// The boxes at these positions, with their fields: Python's `boxlist[index]`.
+    ///
+    /// # Shapes
+    /// `index`: int64 positions `[K]` (negative ones count from the end), or a bool or uint8 mask `[N]`.
+    ///
+    /// # Errors
+    /// If a position does not exist, in the boxes or in a field. Masks can be fewer than boxes, since instances
+    /// without a polygon of three points are dropped.
+    pub fn select(&self, index: &Tensor) -> Result<BoxList> {
+        let bbox = select_rows(&self.bbox, index).with_context(|| format!("selecting boxes of {self}"))?;
+        let mut selected = Self::with_exact_size(bbox, self.size, self.mode);
+        for (name, field) in &self.fields {
+            let field = field.select(index).with_context(|| format!("selecting field '{name}' of {self}"))?;
+            selected.fields.push((name.clone(), field));
+        }
+        Ok(selected)
+    }
+
+    /// Moves the corners into the image (`0..=width - 1`, `0..=height - 1`); `remove_empty` then drops boxes with
+    /// `x2 <= x1` or `y2 <= y1`, so boxes one pixel wide go too. Like the original it ignores the mode: the numbers of
+    /// an `xywh` list are treated as corners.
+    ///
+    /// # Errors
+    /// See [`select`](Self::select); without `remove_empty` there are none.
+    pub fn clip_to_image(mut self, remove_empty: bool) -> Result<BoxList> {
+        let (right, bottom) = (self.size.0 - 1.0, self.size.1 - 1.0);
+        self.bbox = self.bbox.clamp_min(0).minimum(&self.row([right, bottom, right, bottom]));
+        if !remove_empty {
+            return Ok(self);
+        }
+        let column = |i: i64| self.bbox.select(1, i);
+        let keep = column(3).gt_tensor(&column(1)).logical_and(&column(2).gt_tensor(&column(0)));
+        self.select(&keep)
+    }
+
+    /// The area of every box, `[N]`: `(x2 - x1 + 1) * (y2 - y1 + 1)`, or `width * height`.
+    pub fn area(&self) -> Tensor {
+        let column = |i: i64| self.bbox.select(1, i);
+        match self.mode {
+            Mode::Xyxy => (column(2) - column(0) + 1) * (column(3) - column(1) + 1),
+            Mode::Xywh => column(2) * column(3),
+        }
+    }
+
+    /// The boxes with only these fields.
+    ///
+    /// # Errors
+    /// If a field does not exist, unless `skip_missing`.
+    pub fn copy_with_fields(&self, names: &[&str], skip_missing: bool) -> Result<BoxList> {
+        let mut copy = Self::with_exact_size(self.bbox.shallow_clone(), self.size, self.mode);
+        for name in names {
+            if self.has_field(name) || !skip_missing {
+                copy.add_field(name, self.get_field(name)?.shallow_clone());
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Other boxes of the same image and mode, without fields.
+    pub(super) fn with_boxes(&self, bbox: Tensor) -> BoxList {
+        Self::with_exact_size(bbox, self.size, self.mode)
+    }
+
+    /// A `[1, 4]` tensor beside the boxes.
+    fn row(&self, values: [f64; 4]) -> Tensor {
+        Tensor::from_slice(&values.map(|v| v as f32)).unsqueeze(0).to_device(self.device())
+    }
+
+    fn with_all_fields(&self, list: BoxList) -> BoxList {
+        let fields = self.fields.iter().map(|(name, field)| (name.clone(), field.shallow_clone())).collect();
+        BoxList { fields, ..list }
+    }
+
+    fn transformed_fields(
+        &self,
+        masks: impl Fn(&SegmentationMask) -> Result<SegmentationMask>,
+        keypoints: impl Fn(&Keypoints) -> Result<Keypoints>,
+    ) -> Result<Vec<(String, Field)>> {
+        let one = |(name, field): &(String, Field)| {
+            let field = field.transformed(&masks, &keypoints).with_context(|| format!("field '{name}'"))?;
+            Ok((name.clone(), field))
+        };
+        self.fields.iter().map(one).collect()
+    }
+}
+
+/// The original's `repr`.
+impl fmt::Display for BoxList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "BoxList(num_boxes={}, image_width={}, image_height={}, mode={})",
+            self.len(),
+            self.size.0,
+            self.size.1,
+            self.mode.name()
+        )
+    }
+}
+
+impl fmt::Debug for BoxList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} with fields {:?}", self.fields())
+    }
+}
