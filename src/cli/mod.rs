@@ -1,1 +1,50 @@
 //! What the programs do, callable from a user's own `main`.
+//!
+//! Each program is one function `(args, &Registries) -> Result<()>`; [`exit_code`] turns its result into what the shell
+//! sees.
+
+mod args;
+mod make_shapes;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Once;
+
+use anyhow::Result;
+
+pub use args::{parse, ConfigArgs};
+pub use make_shapes::make_shapes;
+
+/// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage).
+pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
+    install_panic_hook();
+    let Err(error) = program() else {
+        return ExitCode::SUCCESS;
+    };
+    if let Some(usage) = error.downcast_ref::<clap::Error>() {
+        // Help and version are no errors: clap sends them to stdout, with code 0.
+        let _ = usage.print();
+        return ExitCode::from(usage.exit_code() as u8);
+    }
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// A panic is a bug: says so in a few words instead of the language's own message.
+fn install_panic_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(|info| {
+            let message = info.payload_as_str().unwrap_or("unknown reason");
+            // libtorch appends its own stack trace to its messages.
+            let message = message.lines().take_while(|l| !l.starts_with("Exception raised from")).collect::<Vec<_>>();
+            let place = info.location().map_or(String::new(), |l| format!(" ({}:{})", l.file(), l.line()));
+            eprintln!("internal error{place}: {}", message.join("\n"));
+            eprintln!("This is a bug of maskrcnn-benchmark; please report it with the command and its log.");
+        }));
+    });
+}
+
+/// The command line of a program: its name first, as in [`std::env::args_os`].
+pub trait CommandLine: IntoIterator<Item = OsString> {}
+impl<T: IntoIterator<Item = OsString>> CommandLine for T {}

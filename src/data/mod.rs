@@ -3,4 +3,5 @@
 pub mod datasets;
 pub mod evaluation;
 pub mod samplers;
+pub mod shapes;
 pub mod transforms;

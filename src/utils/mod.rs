@@ -1,1 +1,9 @@
 //! Logging, metrics, timing.
+
+pub mod collect_env;
+pub mod comm;
+pub mod logger;
+pub mod metric_logger;
+pub mod miscellaneous;
+pub mod progress;
+pub mod timer;

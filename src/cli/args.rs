@@ -1,0 +1,96 @@
+//! The command-line arguments that the programs share.
+
+use std::path::Path;
+
+use anyhow::Result;
+use clap::Parser;
+
+use super::CommandLine;
+
+/// The configuration on the command line. Flatten it into a program's own arguments as the last field.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ConfigArgs {
+    /// Path to the configuration file.
+    #[arg(long, value_name = "FILE", default_value = "")]
+    pub config_file: String,
+
+    /// Seed of every random number; drawn and logged when absent.
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+
+    /// Changes to the configuration, `KEY VALUE …`. After the first KEY everything belongs to them, also what begins
+    /// with a hyphen.
+    #[arg(value_name = "KEY VALUE", trailing_var_arg = true)]
+    pub opts: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// The configuration file's path; `None` when the defaults are used alone.
+    pub fn path(&self) -> Option<&Path> {
+        (!self.config_file.is_empty()).then(|| Path::new(&self.config_file))
+    }
+}
+
+/// Parses a command line as the original's `argparse` does: unambiguous beginnings of option names are accepted.
+///
+/// # Errors
+/// A [`clap::Error`] for wrong usage, and for `--help`.
+pub fn parse<T: Parser>(args: impl CommandLine) -> Result<T> {
+    let command = T::command().infer_long_args(true);
+    let matches = command.try_get_matches_from(args)?;
+    Ok(T::from_arg_matches(&matches)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[arg(long)]
+        skip_test: bool,
+        #[arg(long = "local_rank", alias = "local-rank", default_value_t = 0)]
+        local_rank: i64,
+        #[command(flatten)]
+        config: ConfigArgs,
+    }
+
+    fn parsed(line: &str) -> Program {
+        parse(line.split_whitespace().map(Into::into)).unwrap_or_else(|e| panic!("{line}: {e}"))
+    }
+
+    #[test]
+    fn options_come_before_the_first_key() {
+        let program = parsed("train_net --config-file a.yaml --local_rank=1 --skip-test SOLVER.BASE_LR 0.01");
+        assert_eq!(program.config.path(), Some(Path::new("a.yaml")));
+        assert!(program.skip_test);
+        assert_eq!(program.local_rank, 1);
+        assert_eq!(program.config.opts, ["SOLVER.BASE_LR", "0.01"]);
+    }
+
+    #[test]
+    fn after_the_first_key_everything_is_an_override() {
+        let program = parsed("train_net MODEL.RPN.STRADDLE_THRESH -1 --skip-test --config-file x -- -h");
+        assert!(!program.skip_test);
+        assert_eq!(program.config.path(), None);
+        let expected = ["MODEL.RPN.STRADDLE_THRESH", "-1", "--skip-test", "--config-file", "x", "--", "-h"];
+        assert_eq!(program.config.opts, expected);
+    }
+
+    #[test]
+    fn both_spellings_and_beginnings_of_names_are_accepted() {
+        assert_eq!(parsed("train_net --local-rank 2").local_rank, 2);
+        assert_eq!(parsed("train_net --local_rank 3").local_rank, 3);
+        assert_eq!(parsed("train_net --config a.yaml").config.config_file, "a.yaml");
+        assert!(parsed("train_net --skip").skip_test);
+        assert_eq!(parsed("train_net --seed 7 A 1").config.seed, Some(7));
+    }
+
+    #[test]
+    fn unknown_options_are_usage_errors() {
+        let error = parse::<Program>(["train_net", "--skip-tests"].map(Into::into)).unwrap_err();
+        assert!(error.downcast_ref::<clap::Error>().is_some_and(|e| e.exit_code() == 2), "{error}");
+        let help = parse::<Program>(["train_net", "--help"].map(Into::into)).unwrap_err();
+        assert!(help.downcast_ref::<clap::Error>().is_some_and(|e| e.exit_code() == 0), "{help}");
+    }
+}

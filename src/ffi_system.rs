@@ -1,0 +1,49 @@
+//! What the standard library lacks of the operating system.
+
+/// A moment in the machine's time zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalTime {
+    pub year: i32,
+    /// 1 to 12.
+    pub month: i32,
+    /// 1 to 31.
+    pub day: i32,
+    pub hour: i32,
+    pub minute: i32,
+    pub second: i32,
+}
+
+/// Seconds since the epoch in the machine's time zone, as Python's `time.localtime`.
+pub fn local_time(seconds: i64) -> LocalTime {
+    let time: libc::time_t = seconds;
+    // SAFETY: `tm` is a plain C struct for which all zeroes is a valid value; both pointers are valid for the call.
+    let tm = unsafe {
+        let mut tm: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&time, &mut tm);
+        tm
+    };
+    LocalTime {
+        year: tm.tm_year + 1900,
+        month: tm.tm_mon + 1,
+        day: tm.tm_mday,
+        hour: tm.tm_hour,
+        minute: tm.tm_min,
+        second: tm.tm_sec,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_later_is_the_next_day_at_the_same_time() {
+        // Two days of winter: no time zone changes its clock between them.
+        let (first, second) = (local_time(1_700_000_000), local_time(1_700_086_400));
+        assert_eq!(first.year, 2023);
+        assert_eq!(first.month, 11);
+        assert_eq!(second.day, first.day + 1);
+        assert_eq!((first.hour, first.minute, first.second), (second.hour, second.minute, second.second));
+        assert_eq!(first.second, 20);
+    }
+}
