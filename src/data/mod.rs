@@ -2,6 +2,7 @@
 
 pub mod datasets;
 pub mod evaluation;
+pub mod random;
 pub mod samplers;
 pub mod shapes;
 pub mod transforms;

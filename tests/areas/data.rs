@@ -1,1 +1,42 @@
 //! Golden area `data`.
+
+#[path = "data/images.rs"]
+mod images;
+#[path = "data/random.rs"]
+mod random;
+#[path = "data/samplers.rs"]
+mod samplers;
+
+use tch::{Kind, Tensor};
+
+use crate::support;
+use maskrcnn_benchmark::data::transforms::RgbImage;
+
+/// The files of the area that tests read, and those that none reads yet.
+#[test]
+fn every_file_is_known() {
+    let Some(area) = support::area("data") else { return };
+    let tested = ["images/", "decoded.json", "decoded.safetensors", "real_images.json", "samplers.json"];
+    let not_yet = [
+        ("real_images.safetensors", "transforms come next"),
+        ("transforms.json", "boxes are not there yet"),
+        ("transforms.safetensors", "boxes are not there yet"),
+        ("get_size.json", "transforms come next"),
+        ("coco_dataset.json", "boxes are not there yet"),
+        ("cityscapes_dataset.json", "boxes are not there yet"),
+        ("cityscapes/", "boxes are not there yet"),
+    ];
+    support::all_files_known(&area, &tested, &not_yet);
+}
+
+/// How many bytes of an image differ from a golden `[H, W, 3]` tensor, if any.
+fn pixels_differ(image: &RgbImage, want: &Tensor) -> Option<String> {
+    let size = [image.height as i64, image.width as i64, 3];
+    if want.size() != size {
+        return Some(format!("size {size:?}, expected {:?}", want.size()));
+    }
+    let want = Vec::<u8>::try_from(want.to_kind(Kind::Uint8).flatten(0, -1)).expect("bytes");
+    let different = image.data.iter().zip(&want).filter(|(a, b)| a != b).count();
+    let worst = image.data.iter().zip(&want).map(|(a, b)| a.abs_diff(*b)).max();
+    (different > 0).then(|| format!("{different} of {} bytes differ, by up to {worst:?}", want.len()))
+}
