@@ -13,10 +13,12 @@ mod data;
 mod evaluation;
 #[path = "areas/loading.rs"]
 mod loading;
-#[path = "areas/models.rs"]
+#[path = "areas/models/mod.rs"]
 mod models;
 #[path = "areas/ops.rs"]
 mod ops;
+#[path = "areas/ops_layers.rs"]
+mod ops_layers;
 #[path = "areas/solver.rs"]
 mod solver;
 #[path = "areas/structures.rs"]

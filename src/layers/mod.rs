@@ -3,10 +3,16 @@
 //! The operators panic on tensors of a wrong shape, type or device, as tch's own methods do: inside a model that is a
 //! bug.
 
+pub mod batch_norm;
+pub mod conv_norm;
+pub mod misc;
 mod nms;
 pub mod parameters;
 mod roi_align;
 
+pub use batch_norm::{BatchNorm2d, FrozenBatchNorm2d, GroupNorm, Norm};
+pub use conv_norm::ConvNorm;
+pub use misc::{interpolate, Conv2d, ConvConfig, ConvTranspose2d, InterpolateMode, Linear, LinearConfig, Size};
 pub use nms::{nms, nms_with_rule, SuppressionRule};
 pub use parameters::{Init, ParamPath, Parameters};
 pub use roi_align::roi_align;

@@ -3,6 +3,7 @@
 //! tch's own `VarStore` forgets the order and renames duplicates, so the table of names is kept here.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::rc::Rc;
 
@@ -48,6 +49,8 @@ pub struct Entry {
 
 struct Inner {
     entries: Vec<Entry>,
+    /// Position in `entries` by name.
+    index: HashMap<String, usize>,
     device: Device,
     initialise: bool,
 }
@@ -69,7 +72,7 @@ impl Parameters {
     }
 
     fn with(device: Device, initialise: bool) -> Self {
-        Self { inner: Rc::new(RefCell::new(Inner { entries: Vec::new(), device, initialise })) }
+        Self { inner: Rc::new(RefCell::new(Inner { entries: Vec::new(), index: HashMap::new(), device, initialise })) }
     }
 
     pub fn root(&self) -> ParamPath {
@@ -107,15 +110,17 @@ impl Parameters {
     }
 
     pub fn get(&self, name: &str) -> Option<Tensor> {
-        self.inner.borrow().entries.iter().find(|e| e.name == name).map(|e| e.tensor.shallow_clone())
+        let inner = self.inner.borrow();
+        inner.index.get(name).map(|&at| inner.entries[at].tensor.shallow_clone())
     }
 
-    fn push(&self, name: String, tensor: Tensor, role: Role) -> Tensor {
-        let mut inner = self.inner.borrow_mut();
-        let shallow = tensor.shallow_clone();
-        assert!(inner.entries.iter().all(|e| e.name != name), "two entries of the state are named {name}");
-        inner.entries.push(Entry { name, tensor, role, alias_of: None });
-        shallow
+    fn push(&self, entry: Entry) -> Tensor {
+        let tensor = entry.tensor.shallow_clone();
+        let inner = &mut *self.inner.borrow_mut();
+        let before = inner.index.insert(entry.name.clone(), inner.entries.len());
+        assert!(before.is_none(), "two entries of the state are named {}", entry.name);
+        inner.entries.push(entry);
+        tensor
     }
 }
 
@@ -152,19 +157,19 @@ impl ParamPath {
     /// A float32 parameter that requires gradients.
     pub fn parameter(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let tensor = self.fill(shape, init).set_requires_grad(true);
-        self.parameters.push(self.name(name), tensor, Role::Parameter)
+        self.parameters.push(Entry { name: self.name(name), tensor, role: Role::Parameter, alias_of: None })
     }
 
     /// A float32 buffer filled with `value`.
     pub fn buffer(&self, name: &str, shape: &[i64], value: f64) -> Tensor {
         let tensor = self.fill(shape, Init::Const(value));
-        self.parameters.push(self.name(name), tensor, Role::Buffer)
+        self.parameters.push(Entry { name: self.name(name), tensor, role: Role::Buffer, alias_of: None })
     }
 
     /// A buffer with given values (moved to the table's device).
     pub fn buffer_from(&self, name: &str, values: &Tensor) -> Tensor {
         let tensor = values.to_device(self.device());
-        self.parameters.push(self.name(name), tensor, Role::Buffer)
+        self.parameters.push(Entry { name: self.name(name), tensor, role: Role::Buffer, alias_of: None })
     }
 
     /// Stops gradients of every parameter below this path, as `requires_grad = False` does.
@@ -180,8 +185,10 @@ impl ParamPath {
     /// Lists the whole state below `source` again under this path: one module registered under two names.
     pub fn alias(&self, source: &ParamPath) {
         let below = format!("{}.", source.prefix);
-        let mut inner = self.parameters.inner.borrow_mut();
-        let copies: Vec<Entry> = inner
+        let copies: Vec<Entry> = self
+            .parameters
+            .inner
+            .borrow()
             .entries
             .iter()
             .filter_map(|e| {
@@ -194,7 +201,9 @@ impl ParamPath {
                 })
             })
             .collect();
-        inner.entries.extend(copies);
+        for copy in copies {
+            let _ = self.parameters.push(copy);
+        }
     }
 
     fn fill(&self, shape: &[i64], init: Init) -> Tensor {

@@ -2,5 +2,7 @@
 
 pub mod backbone;
 pub mod detector;
+pub mod make_layers;
+pub mod registry;
 pub mod roi_heads;
 pub mod rpn;

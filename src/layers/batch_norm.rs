@@ -1,0 +1,171 @@
+//! Norms: batch norm with fixed statistics, batch norm, group norm.
+
+use tch::Tensor;
+
+use super::{Init, ParamPath};
+
+/// Batch norm whose statistics and affine parameters are fixed (`layers/batch_norm.py`).
+///
+/// There is no epsilon: the scale is `weight / sqrt(running_var)`.
+#[derive(Debug)]
+pub struct FrozenBatchNorm2d {
+    pub weight: Tensor,
+    pub bias: Tensor,
+    pub running_mean: Tensor,
+    pub running_var: Tensor,
+}
+
+impl FrozenBatchNorm2d {
+    /// Four buffers `[channels]`: `weight`, `bias`, `running_mean`, `running_var`; no `num_batches_tracked`.
+    pub fn new(path: &ParamPath, channels: i64) -> Self {
+        Self {
+            weight: path.buffer("weight", &[channels], 1.0),
+            bias: path.buffer("bias", &[channels], 0.0),
+            running_mean: path.buffer("running_mean", &[channels], 0.0),
+            running_var: path.buffer("running_var", &[channels], 1.0),
+        }
+    }
+
+    /// The norm as one multiplication and one addition per channel: `(scale, shift)`, both `[channels]`.
+    pub fn scale_and_shift(&self) -> (Tensor, Tensor) {
+        let scale = &self.weight * self.running_var.rsqrt();
+        let shift = &self.bias - &self.running_mean * &scale;
+        (scale, shift)
+    }
+
+    /// # Shapes
+    /// `[N, C, H, W]` to the same.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let (scale, shift) = self.scale_and_shift();
+        let per_channel = |t: Tensor| t.to_kind(x.kind()).reshape([1, -1, 1, 1]);
+        x * per_channel(scale) + per_channel(shift)
+    }
+}
+
+/// Batch norm with running statistics (`torch.nn.BatchNorm2d`, momentum 0.1, epsilon 1e-5).
+#[derive(Debug)]
+pub struct BatchNorm2d {
+    pub weight: Tensor,
+    pub bias: Tensor,
+    pub running_mean: Tensor,
+    pub running_var: Tensor,
+    pub num_batches_tracked: Tensor,
+}
+
+impl BatchNorm2d {
+    /// Added to the variance.
+    pub const EPSILON: f64 = 1e-5;
+    const MOMENTUM: f64 = 0.1;
+
+    /// Parameters `weight`, `bias` and buffers `running_mean`, `running_var` `[channels]`, `num_batches_tracked` `[]`.
+    pub fn new(path: &ParamPath, channels: i64) -> Self {
+        Self {
+            weight: path.parameter("weight", &[channels], Init::Const(1.0)),
+            bias: path.parameter("bias", &[channels], Init::Const(0.0)),
+            running_mean: path.buffer("running_mean", &[channels], 0.0),
+            running_var: path.buffer("running_var", &[channels], 1.0),
+            num_batches_tracked: path.buffer_from("num_batches_tracked", &Tensor::from(0i64)),
+        }
+    }
+
+    /// With `train`, normalises with the statistics of the batch and moves the running ones towards them. An empty
+    /// batch passes unchanged and leaves the statistics alone.
+    ///
+    /// # Shapes
+    /// `[N, C, H, W]` to the same.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        if x.numel() == 0 {
+            return x.shallow_clone();
+        }
+        if train {
+            let _ = self.num_batches_tracked.shallow_clone().g_add_scalar_(1);
+        }
+        x.batch_norm(
+            Some(&self.weight),
+            Some(&self.bias),
+            Some(&self.running_mean),
+            Some(&self.running_var),
+            train,
+            Self::MOMENTUM,
+            Self::EPSILON,
+            true,
+        )
+    }
+}
+
+/// Group norm (`torch.nn.GroupNorm`), Wu & He 2018.
+#[derive(Debug)]
+pub struct GroupNorm {
+    pub weight: Tensor,
+    pub bias: Tensor,
+    num_groups: i64,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// Parameters `weight` and `bias` `[channels]`.
+    pub fn new(path: &ParamPath, num_groups: i64, channels: i64, eps: f64) -> Self {
+        Self {
+            weight: path.parameter("weight", &[channels], Init::Const(1.0)),
+            bias: path.parameter("bias", &[channels], Init::Const(0.0)),
+            num_groups,
+            eps,
+        }
+    }
+
+    /// # Shapes
+    /// `[N, C, ...]` to the same.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        if x.numel() == 0 {
+            return x.shallow_clone();
+        }
+        // libtorch's channels-last group norm loses digits.
+        x.contiguous().group_norm(self.num_groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+/// Any of the norms a convolution may be followed by.
+#[derive(Debug)]
+pub enum Norm {
+    Frozen(FrozenBatchNorm2d),
+    Batch(BatchNorm2d),
+    Group(GroupNorm),
+}
+
+impl Norm {
+    /// # Shapes
+    /// `[N, C, H, W]` to the same.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        match self {
+            Norm::Frozen(norm) => norm.forward(x),
+            Norm::Batch(norm) => norm.forward(x, train),
+            Norm::Group(norm) => norm.forward(x),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::Parameters;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn batch_norm_moves_its_statistics_in_training_only() {
+        let parameters = Parameters::new(Device::Cpu);
+        let norm = BatchNorm2d::new(&parameters.root().sub("bn"), 2);
+        let x = Tensor::from_slice(&[1f32, 3.0, 10.0, 30.0]).reshape([1, 2, 1, 2]);
+        let _ = norm.forward(&x, false);
+        assert_eq!(norm.num_batches_tracked.int64_value(&[]), 0);
+        let _ = norm.forward(&x, true);
+        assert_eq!(norm.num_batches_tracked.int64_value(&[]), 1);
+        let mean = Vec::<f32>::try_from(&norm.running_mean).unwrap();
+        assert!((mean[0] - 0.2).abs() < 1e-6 && (mean[1] - 2.0).abs() < 1e-5, "{mean:?}");
+        // The table and the layer look at the same memory.
+        let listed = parameters.get("bn.running_mean").unwrap();
+        assert_eq!(Vec::<f32>::try_from(&listed).unwrap(), mean);
+        let empty = norm.forward(&Tensor::zeros([0, 2, 4, 4], (Kind::Float, Device::Cpu)), true);
+        assert_eq!(empty.size(), [0, 2, 4, 4]);
+        assert_eq!(norm.num_batches_tracked.int64_value(&[]), 1);
+    }
+}

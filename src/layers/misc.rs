@@ -1,0 +1,202 @@
+//! Convolutions, linear layers and resizing, as `layers/misc.py` of the original: the modules of `torch.nn` with their
+//! names, their order of parameters and their initialisation. Empty batches pass through (libtorch computes them now).
+
+use tch::Tensor;
+
+use super::{Init, ParamPath};
+
+/// PyTorch's own initialisation of convolution and linear weights (`kaiming_uniform_` with `a = sqrt(5)`).
+pub const DEFAULT_WEIGHT_INIT: Init = Init::KaimingUniform { a: 2.236_067_977_499_79 };
+
+/// The settings of a convolution besides its channels and its (square) kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvConfig {
+    pub stride: i64,
+    pub padding: i64,
+    pub dilation: i64,
+    pub groups: i64,
+    pub bias: bool,
+    pub weight_init: Init,
+    /// `None` is PyTorch's own: uniform within one over the root of the fan-in.
+    pub bias_init: Option<Init>,
+}
+
+impl Default for ConvConfig {
+    fn default() -> Self {
+        Self {
+            stride: 1,
+            padding: 0,
+            dilation: 1,
+            groups: 1,
+            bias: true,
+            weight_init: DEFAULT_WEIGHT_INIT,
+            bias_init: None,
+        }
+    }
+}
+
+fn bias_parameter(path: &ParamPath, size: i64, init: Option<Init>, fan_in: i64) -> Tensor {
+    let bound = 1.0 / (fan_in.max(1) as f64).sqrt();
+    path.parameter("bias", &[size], init.unwrap_or(Init::Uniform { low: -bound, high: bound }))
+}
+
+/// A 2-D convolution (`torch.nn.Conv2d`) with a square kernel.
+#[derive(Debug)]
+pub struct Conv2d {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    pub stride: i64,
+    pub padding: i64,
+    pub dilation: i64,
+    pub groups: i64,
+}
+
+impl Conv2d {
+    /// Parameters `weight` `[out, in / groups, k, k]` and, with `config.bias`, `bias` `[out]`.
+    pub fn new(path: &ParamPath, in_channels: i64, out_channels: i64, kernel_size: i64, config: ConvConfig) -> Self {
+        let in_per_group = in_channels / config.groups;
+        let shape = [out_channels, in_per_group, kernel_size, kernel_size];
+        let weight = path.parameter("weight", &shape, config.weight_init);
+        let fan_in = in_per_group * kernel_size * kernel_size;
+        let bias = config.bias.then(|| bias_parameter(path, out_channels, config.bias_init, fan_in));
+        Self {
+            weight,
+            bias,
+            stride: config.stride,
+            padding: config.padding,
+            dilation: config.dilation,
+            groups: config.groups,
+        }
+    }
+
+    /// # Shapes
+    /// `[N, in, H, W]` to `[N, out, H', W']`; `N` may be 0.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let (s, p, d) = (self.stride, self.padding, self.dilation);
+        x.conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [d, d], self.groups)
+    }
+}
+
+/// A transposed 2-D convolution (`torch.nn.ConvTranspose2d`) with a square kernel.
+#[derive(Debug)]
+pub struct ConvTranspose2d {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    pub stride: i64,
+    pub padding: i64,
+    pub output_padding: i64,
+    pub dilation: i64,
+    pub groups: i64,
+}
+
+impl ConvTranspose2d {
+    /// Parameters `weight` `[in, out / groups, k, k]` and, with `config.bias`, `bias` `[out]`.
+    pub fn new(path: &ParamPath, in_channels: i64, out_channels: i64, kernel_size: i64, config: ConvConfig) -> Self {
+        let out_per_group = out_channels / config.groups;
+        let shape = [in_channels, out_per_group, kernel_size, kernel_size];
+        let weight = path.parameter("weight", &shape, config.weight_init);
+        // torch.nn.init takes the second dimension for the fan-in here too.
+        let fan_in = out_per_group * kernel_size * kernel_size;
+        let bias = config.bias.then(|| bias_parameter(path, out_channels, config.bias_init, fan_in));
+        Self {
+            weight,
+            bias,
+            stride: config.stride,
+            padding: config.padding,
+            output_padding: 0,
+            dilation: config.dilation,
+            groups: config.groups,
+        }
+    }
+
+    /// Adds `rows` rows and columns at the bottom and right of the output.
+    pub fn with_output_padding(self, rows: i64) -> Self {
+        Self { output_padding: rows, ..self }
+    }
+
+    /// # Shapes
+    /// `[N, in, H, W]` to `[N, out, H', W']`; `N` may be 0.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let (s, p, o, d) = (self.stride, self.padding, self.output_padding, self.dilation);
+        x.conv_transpose2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [o, o], self.groups, [d, d])
+    }
+}
+
+/// The settings of a linear layer besides its sizes.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearConfig {
+    pub bias: bool,
+    pub weight_init: Init,
+    /// `None` is PyTorch's own: uniform within one over the root of the fan-in.
+    pub bias_init: Option<Init>,
+}
+
+impl Default for LinearConfig {
+    fn default() -> Self {
+        Self { bias: true, weight_init: DEFAULT_WEIGHT_INIT, bias_init: None }
+    }
+}
+
+/// A linear layer (`torch.nn.Linear`).
+#[derive(Debug)]
+pub struct Linear {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Parameters `weight` `[out, in]` and, with `config.bias`, `bias` `[out]`.
+    pub fn new(path: &ParamPath, in_features: i64, out_features: i64, config: LinearConfig) -> Self {
+        let weight = path.parameter("weight", &[out_features, in_features], config.weight_init);
+        let bias = config.bias.then(|| bias_parameter(path, out_features, config.bias_init, in_features));
+        Self { weight, bias }
+    }
+
+    /// # Shapes
+    /// `[N, in]` to `[N, out]`; `N` may be 0.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// What [`interpolate`] resizes to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Size {
+    /// Height and width in pixels.
+    To(i64, i64),
+    /// Factors of height and width; the new size is rounded down.
+    Scale(f64, f64),
+}
+
+/// How [`interpolate`] finds values between pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterpolateMode {
+    Nearest,
+    Bilinear { align_corners: bool },
+}
+
+/// Resizes maps, as `torch.nn.functional.interpolate` does when it is given a size or a factor.
+///
+/// # Shapes
+/// `[N, C, H, W]` to `[N, C, H', W']`; `N` may be 0.
+pub fn interpolate(input: &Tensor, size: Size, mode: InterpolateMode) -> Tensor {
+    let (output, scales) = match size {
+        Size::To(height, width) => ([height, width], (None, None)),
+        Size::Scale(y, x) => {
+            let (_, _, height, width) = input.size4().expect("interpolate takes [N, C, H, W]");
+            let scaled = |length: i64, factor: f64| (length as f64 * factor).floor() as i64;
+            ([scaled(height, y), scaled(width, x)], (Some(y), Some(x)))
+        }
+    };
+    if input.numel() == 0 {
+        // libtorch refuses empty batches here; the sum keeps the result in the graph.
+        let (batch, channels, _, _) = input.size4().expect("interpolate takes [N, C, H, W]");
+        return input.sum(input.kind()).expand([batch, channels, output[0], output[1]], false);
+    }
+    match mode {
+        InterpolateMode::Nearest => input.upsample_nearest2d(output, scales.0, scales.1),
+        InterpolateMode::Bilinear { align_corners } => {
+            input.upsample_bilinear2d(output, align_corners, scales.0, scales.1)
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! ResNet and ResNeXt bodies (He et al. 2015, Xie et al. 2016), as `modeling/backbone/resnet.py` of the original.
+//!
+//! The container ([`ResNet`]) and the head ([`ResNetHead`]) do not know what their blocks are made of, so Res2Net
+//! (see [`super::res2net`]) uses them too.
+
+use anyhow::{bail, ensure, Context, Result};
+use tch::Tensor;
+
+use super::res2net;
+use crate::config::Config;
+use crate::layers::{Conv2d, ConvConfig, ConvNorm, FrozenBatchNorm2d, Init, Norm, ParamPath};
+use crate::modeling::make_layers::{group_norm, GroupNormSettings};
+
+/// One stage of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageSpec {
+    /// 1 to 4: the stage is `layer{index}`, and its maps are `2^(index + 1)` times smaller than the image.
+    pub index: i64,
+    /// Number of residual blocks.
+    pub block_count: i64,
+    /// Whether the body returns the last map of this stage.
+    pub return_features: bool,
+}
+
+/// The stages of a body by the name of `MODEL.BACKBONE.CONV_BODY` without its `R-` or `R2-`.
+///
+/// # Errors
+/// There is no body of that name.
+pub fn stage_specs(name: &str) -> Result<Vec<StageSpec>> {
+    let (depth, rest) = name.split_once('-').unwrap_or((name, ""));
+    let blocks = match depth {
+        "50" => [3, 4, 6, 3],
+        "101" => [3, 4, 23, 3],
+        "152" => [3, 8, 36, 3],
+        _ => bail!("there is no body of depth {depth:?}; known are 50, 101, 152"),
+    };
+    let (stages, all) = match rest {
+        "C4" => (3, false),
+        "C5" => (4, false),
+        "FPN" | "FPN-RETINANET" => (4, true),
+        _ => bail!("there is no body that ends in {rest:?}; known are C4, C5, FPN, FPN-RETINANET"),
+    };
+    let spec =
+        |i: usize| StageSpec { index: i as i64 + 1, block_count: blocks[i], return_features: all || i + 1 == stages };
+    Ok((0..stages).map(spec).collect())
+}
+
+/// The norm that a stem or block puts after its convolutions.
+#[derive(Clone, Copy, Debug)]
+pub enum NormKind {
+    FixedBatchNorm,
+    GroupNorm(GroupNormSettings),
+}
+
+impl NormKind {
+    /// A norm over `channels` channels.
+    ///
+    /// # Errors
+    /// Group norm does not fit the number of channels.
+    pub fn build(&self, path: &ParamPath, channels: i64) -> Result<Norm> {
+        Ok(match self {
+            NormKind::FixedBatchNorm => Norm::Frozen(FrozenBatchNorm2d::new(path, channels)),
+            NormKind::GroupNorm(settings) => Norm::Group(group_norm(path, channels, settings)?),
+        })
+    }
+}
+
+/// One residual block.
+pub trait Block {
+    /// # Shapes
+    /// `[N, in, H, W]` to `[N, out, H / stride, W / stride]`.
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor;
+}
+
+/// What a residual block is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockConfig {
+    pub in_channels: i64,
+    pub bottleneck_channels: i64,
+    pub out_channels: i64,
+    pub num_groups: i64,
+    /// Whether the stride sits in the first 1×1 convolution (MSRA's models) or in the 3×3 one (ResNeXt, PyTorch's).
+    pub stride_in_1x1: bool,
+    pub stride: i64,
+    pub dilation: i64,
+    /// Number of splits (Res2Net only).
+    pub scale: i64,
+    pub norm: NormKind,
+}
+
+/// Makes one kind of block.
+pub type BlockBuilder = fn(&ParamPath, &BlockConfig) -> Result<Box<dyn Block>>;
+
+/// The blocks that `MODEL.RESNETS.TRANS_FUNC` can name: name, norm (`true` is group norm), builder.
+const RESNET_BLOCKS: [(&str, bool, BlockBuilder); 2] =
+    [("BottleneckWithFixedBatchNorm", false, Bottleneck::boxed), ("BottleneckWithGN", true, Bottleneck::boxed)];
+
+/// Which blocks a body is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockFamily {
+    ResNet,
+    Res2Net,
+}
+
+/// Looks `MODEL.RESNETS.TRANS_FUNC` up among the blocks of one family, or of both where either will do.
+pub(super) fn transformation(
+    name: &str,
+    family: Option<BlockFamily>,
+    settings: GroupNormSettings,
+) -> Result<(NormKind, BlockBuilder)> {
+    let candidates: Vec<&(&str, bool, BlockBuilder)> = match family {
+        Some(BlockFamily::ResNet) => RESNET_BLOCKS.iter().collect(),
+        Some(BlockFamily::Res2Net) => res2net::BLOCKS.iter().collect(),
+        None => RESNET_BLOCKS.iter().chain(&res2net::BLOCKS).collect(),
+    };
+    let Some((_, with_gn, build)) = candidates.iter().find(|(known, ..)| *known == name) else {
+        let known: Vec<&str> = candidates.iter().map(|(known, ..)| *known).collect();
+        let bodies = match family {
+            Some(BlockFamily::ResNet) => "R-… bodies",
+            Some(BlockFamily::Res2Net) => "R2-… bodies",
+            None => "these",
+        };
+        bail!("MODEL.RESNETS.TRANS_FUNC: {name:?} is not known; known for {bodies} are {}", known.join(", "));
+    };
+    let norm = if *with_gn { NormKind::GroupNorm(settings) } else { NormKind::FixedBatchNorm };
+    Ok((norm, *build))
+}
+
+/// 7×7 convolution of stride 2, norm, ReLU, 3×3 maximum of stride 2.
+pub struct Stem {
+    conv1: ConvNorm,
+}
+
+impl Stem {
+    /// # Errors
+    /// `MODEL.RESNETS.STEM_FUNC` is not known, or its group norm does not fit the number of channels.
+    pub fn new(path: &ParamPath, cfg: &Config) -> Result<Self> {
+        let norm = match cfg.model.resnets.stem_func.as_str() {
+            "StemWithFixedBatchNorm" => NormKind::FixedBatchNorm,
+            "StemWithGN" => NormKind::GroupNorm(cfg.into()),
+            other => {
+                bail!("MODEL.RESNETS.STEM_FUNC: {other:?} is not known; known are StemWithFixedBatchNorm, StemWithGN")
+            }
+        };
+        let out = cfg.model.resnets.stem_out_channels;
+        let config = ConvConfig { stride: 2, padding: 3, ..without_bias() };
+        let conv1 = Conv2d::new(&path.sub("conv1"), 3, out, 7, config);
+        let bn1 = norm.build(&path.sub("bn1"), out)?;
+        Ok(Self { conv1: ConvNorm::new(conv1, Some(bn1), true) })
+    }
+
+    /// # Shapes
+    /// `[N, 3, H, W]` to `[N, stem channels, H / 4, W / 4]`.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        self.conv1.forward(x, train).max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)
+    }
+}
+
+/// A stage: residual blocks one after the other.
+struct Stage {
+    blocks: Vec<Box<dyn Block>>,
+}
+
+impl Stage {
+    /// The first block takes the stride and the change of channels of `first`, the others keep both.
+    fn new(path: &ParamPath, block_count: i64, first: BlockConfig, build: BlockBuilder) -> Result<Self> {
+        let mut config = first;
+        let mut blocks = Vec::new();
+        for i in 0..block_count {
+            blocks.push(build(&path.sub(i), &config)?);
+            config = BlockConfig { stride: 1, in_channels: first.out_channels, ..config };
+        }
+        Ok(Self { blocks })
+    }
+
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        self.blocks.iter().fold(x.shallow_clone(), |x, block| block.forward(&x, train))
+    }
+}
+
+/// A stem and three or four stages.
+pub struct ResNet {
+    stem: Stem,
+    stages: Vec<(Stage, bool)>,
+    out_channels: Vec<i64>,
+}
+
+impl ResNet {
+    /// The body that `MODEL.BACKBONE.CONV_BODY` and `MODEL.RESNETS` describe, made of blocks of `family`.
+    ///
+    /// # Errors
+    /// A name is not known or keys contradict each other; the message names them.
+    pub fn new(cfg: &Config, path: &ParamPath, family: BlockFamily) -> Result<Self> {
+        let conv_body = &cfg.model.backbone.conv_body;
+        let prefix = if family == BlockFamily::Res2Net { "R2-" } else { "R-" };
+        let specs = stage_specs(conv_body.strip_prefix(prefix).unwrap_or(conv_body))
+            .with_context(|| format!("MODEL.BACKBONE.CONV_BODY: {conv_body:?}"))?;
+        Self::with_stages(cfg, path, family, &specs)
+    }
+
+    /// As [`ResNet::new`], with stages of the caller's choice.
+    ///
+    /// # Errors
+    /// A name is not known or keys contradict each other; the message names them.
+    pub fn with_stages(cfg: &Config, path: &ParamPath, family: BlockFamily, specs: &[StageSpec]) -> Result<Self> {
+        let resnets = &cfg.model.resnets;
+        let (norm, build) = transformation(&resnets.trans_func, Some(family), cfg.into())?;
+        check_widths(resnets.num_groups, resnets.width_per_group, resnets.scale)?;
+
+        let stem = Stem::new(&path.sub("stem"), cfg)?;
+        let mut in_channels = resnets.stem_out_channels;
+        let mut stages = Vec::new();
+        let mut out_channels = Vec::new();
+        for spec in specs {
+            let factor = 1 << (spec.index - 1);
+            let first = BlockConfig {
+                in_channels,
+                bottleneck_channels: resnets.num_groups * resnets.width_per_group * factor,
+                out_channels: resnets.res2_out_channels * factor,
+                num_groups: resnets.num_groups,
+                stride_in_1x1: resnets.stride_in_1x1,
+                stride: if spec.index > 1 { 2 } else { 1 },
+                dilation: 1,
+                scale: resnets.scale,
+                norm,
+            };
+            let stage = Stage::new(&path.sub(format!("layer{}", spec.index)), spec.block_count, first, build)?;
+            stages.push((stage, spec.return_features));
+            in_channels = first.out_channels;
+            if spec.return_features {
+                out_channels.push(first.out_channels);
+            }
+        }
+        freeze(path, cfg.model.backbone.freeze_conv_body_at, specs)?;
+        Ok(Self { stem, stages, out_channels })
+    }
+
+    /// The channels of the maps that are returned, finest first.
+    pub fn out_channels(&self) -> &[i64] {
+        &self.out_channels
+    }
+
+    /// # Shapes
+    /// `[N, 3, H, W]` to the last map of every stage that returns one, finest first.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Vec<Tensor> {
+        let mut x = self.stem.forward(x, train);
+        let mut outputs = Vec::new();
+        for (stage, return_features) in &self.stages {
+            x = stage.forward(&x, train);
+            if *return_features {
+                outputs.push(x.shallow_clone());
+            }
+        }
+        outputs
+    }
+}
+
+/// Stops gradients of the stem (from 1 on) and of the first `at - 1` stages; negative values freeze nothing.
+fn freeze(path: &ParamPath, at: i64, specs: &[StageSpec]) -> Result<()> {
+    for index in 0..at.max(0) {
+        if index == 0 {
+            path.sub("stem").freeze();
+        } else {
+            ensure!(
+                specs.iter().any(|s| s.index == index),
+                "MODEL.BACKBONE.FREEZE_CONV_BODY_AT is {at}, but the body has only {} stages and a stem",
+                specs.len()
+            );
+            path.sub(format!("layer{index}")).freeze();
+        }
+    }
+    Ok(())
+}
+
+fn check_widths(num_groups: i64, width_per_group: i64, scale: i64) -> Result<()> {
+    for (key, value) in [("NUM_GROUPS", num_groups), ("WIDTH_PER_GROUP", width_per_group), ("SCALE", scale)] {
+        ensure!(value > 0, "MODEL.RESNETS.{key} is {value}; it must be at least 1");
+    }
+    Ok(())
+}
+
+/// The Conv5 head of C4 models: stage 4 applied to regions.
+pub struct ResNetHead {
+    stages: Vec<Stage>,
+    out_channels: i64,
+}
+
+/// What [`ResNetHead`] is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct ResNetHeadConfig<'a> {
+    /// `MODEL.RESNETS.TRANS_FUNC`: ResNet or Res2Net blocks.
+    pub trans_func: &'a str,
+    pub stages: &'a [StageSpec],
+    pub num_groups: i64,
+    pub width_per_group: i64,
+    pub stride_in_1x1: bool,
+    /// The stride of the first stage; `None` is the usual one (2 after stage 1).
+    pub stride_init: Option<i64>,
+    pub res2_out_channels: i64,
+    pub dilation: i64,
+    pub scale: i64,
+    pub group_norm: GroupNormSettings,
+}
+
+impl<'a> ResNetHeadConfig<'a> {
+    /// The Conv5 head that belongs to the body of `cfg`, with the given dilation (`MODEL.RESNETS.RES5_DILATION`).
+    pub fn conv5(cfg: &'a Config) -> Self {
+        const CONV5: [StageSpec; 1] = [StageSpec { index: 4, block_count: 3, return_features: false }];
+        let resnets = &cfg.model.resnets;
+        Self {
+            trans_func: &resnets.trans_func,
+            stages: &CONV5,
+            num_groups: resnets.num_groups,
+            width_per_group: resnets.width_per_group,
+            stride_in_1x1: resnets.stride_in_1x1,
+            stride_init: None,
+            res2_out_channels: resnets.res2_out_channels,
+            dilation: resnets.res5_dilation,
+            scale: resnets.scale,
+            group_norm: cfg.into(),
+        }
+    }
+}
+
+impl ResNetHead {
+    /// # Errors
+    /// The block is not known, or a width does not fit.
+    pub fn new(path: &ParamPath, config: ResNetHeadConfig) -> Result<Self> {
+        let (norm, build) = transformation(config.trans_func, None, config.group_norm)?;
+        check_widths(config.num_groups, config.width_per_group, config.scale)?;
+        ensure!(config.dilation > 0, "MODEL.RESNETS.RES5_DILATION is {}; it must be at least 1", config.dilation);
+        let first_spec = config.stages.first().context("a ResNet head needs at least one stage")?;
+        let factor = 1 << (first_spec.index - 1);
+        let out_channels = config.res2_out_channels * factor;
+        let mut stages = Vec::new();
+        let mut stride_init = config.stride_init;
+        for spec in config.stages {
+            let first = BlockConfig {
+                // Every stage of the original's head starts from half the channels; there is only one in practice.
+                in_channels: out_channels / 2,
+                bottleneck_channels: config.num_groups * config.width_per_group * factor,
+                out_channels,
+                num_groups: config.num_groups,
+                stride_in_1x1: config.stride_in_1x1,
+                stride: stride_init.take().unwrap_or(if spec.index > 1 { 2 } else { 1 }),
+                dilation: config.dilation,
+                scale: config.scale,
+                norm,
+            };
+            stages.push(Stage::new(&path.sub(format!("layer{}", spec.index)), spec.block_count, first, build)?);
+        }
+        Ok(Self { stages, out_channels })
+    }
+
+    /// The number of channels of the result.
+    pub fn out_channels(&self) -> i64 {
+        self.out_channels
+    }
+
+    /// # Shapes
+    /// `[R, out / 2, M, M]` to `[R, out, M / stride, M / stride]`; the stride is 1 with a dilation above 1.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        self.stages.iter().fold(x.shallow_clone(), |x, stage| stage.forward(&x, train))
+    }
+}
+
+/// Convolutions inside bodies: no bias, Caffe2's XavierFill.
+pub(super) fn without_bias() -> ConvConfig {
+    ConvConfig { bias: false, weight_init: Init::KaimingUniform { a: 1.0 }, ..ConvConfig::default() }
+}
+
+/// The projection on the shortcut of a block whose channels change, with its norm: `downsample.0`, `downsample.1`.
+pub(super) fn shortcut(path: &ParamPath, config: &BlockConfig) -> Result<Option<ConvNorm>> {
+    if config.in_channels == config.out_channels {
+        return Ok(None);
+    }
+    let path = path.sub("downsample");
+    let stride = if config.dilation == 1 { config.stride } else { 1 };
+    let conv = ConvConfig { stride, ..without_bias() };
+    let conv = Conv2d::new(&path.sub(0), config.in_channels, config.out_channels, 1, conv);
+    let norm = config.norm.build(&path.sub(1), config.out_channels)?;
+    Ok(Some(ConvNorm::new(conv, Some(norm), false)))
+}
+
+/// 1×1, 3×3 and 1×1 convolution with a shortcut.
+pub struct Bottleneck {
+    downsample: Option<ConvNorm>,
+    conv1: ConvNorm,
+    conv2: ConvNorm,
+    conv3: ConvNorm,
+}
+
+impl Bottleneck {
+    /// # Errors
+    /// Group norm does not fit the number of channels.
+    pub fn new(path: &ParamPath, config: &BlockConfig) -> Result<Self> {
+        let downsample = shortcut(path, config)?;
+        let stride = if config.dilation > 1 { 1 } else { config.stride };
+        let (stride_1x1, stride_3x3) = if config.stride_in_1x1 { (stride, 1) } else { (1, stride) };
+        let (width, norm) = (config.bottleneck_channels, config.norm);
+
+        let conv1 = ConvConfig { stride: stride_1x1, ..without_bias() };
+        let conv1 = Conv2d::new(&path.sub("conv1"), config.in_channels, width, 1, conv1);
+        let bn1 = norm.build(&path.sub("bn1"), width)?;
+        let conv2 = ConvConfig {
+            stride: stride_3x3,
+            padding: config.dilation,
+            dilation: config.dilation,
+            groups: config.num_groups,
+            ..without_bias()
+        };
+        let conv2 = Conv2d::new(&path.sub("conv2"), width, width, 3, conv2);
+        let bn2 = norm.build(&path.sub("bn2"), width)?;
+        let conv3 = Conv2d::new(&path.sub("conv3"), width, config.out_channels, 1, without_bias());
+        let bn3 = norm.build(&path.sub("bn3"), config.out_channels)?;
+        Ok(Self {
+            downsample,
+            conv1: ConvNorm::new(conv1, Some(bn1), true),
+            conv2: ConvNorm::new(conv2, Some(bn2), true),
+            conv3: ConvNorm::new(conv3, Some(bn3), true),
+        })
+    }
+
+    fn boxed(path: &ParamPath, config: &BlockConfig) -> Result<Box<dyn Block>> {
+        Ok(Box::new(Self::new(path, config)?))
+    }
+}
+
+impl Block for Bottleneck {
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let out = self.conv1.forward(x, train);
+        let out = self.conv2.forward(&out, train);
+        match &self.downsample {
+            Some(downsample) => self.conv3.forward_residual(&out, &downsample.forward(x, train), train),
+            None => self.conv3.forward_residual(&out, x, train),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What a model can be made of, by the names that configurations use. The built-in parts are ordinary entries, and a
+//! user's crate can add its own:
+//!
+//! ```no_run
+//! # use anyhow::Result;
+//! # use maskrcnn_benchmark::{config::Config, layers::ParamPath};
+//! use maskrcnn_benchmark::modeling::registry::{Backbone, ModelRegistries};
+//!
+//! fn build_my_body(cfg: &Config, path: &ParamPath) -> Result<Box<dyn Backbone>> {
+//! #   let _ = (cfg, path);
+//!     // …
+//! #   anyhow::bail!("an example")
+//! }
+//!
+//! # fn main() -> Result<()> {
+//! let mut registries = ModelRegistries::default();
+//! registries.backbones.register("MyBody", build_my_body)?; // MODEL.BACKBONE.CONV_BODY: "MyBody"
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use anyhow::{anyhow, ensure, Result};
+use tch::Tensor;
+
+use super::backbone;
+use crate::config::Config;
+use crate::layers::ParamPath;
+use crate::structures::BoxList;
+
+/// Makes feature maps from images.
+pub trait Backbone {
+    /// `train` only matters to layers that behave differently in training, such as batch norm.
+    ///
+    /// # Shapes
+    /// `[N, 3, H, W]` to one `[N, C, H / s, W / s]` per level, finest first.
+    fn forward(&self, x: &Tensor, train: bool) -> Vec<Tensor>;
+
+    /// The number of channels of every map.
+    fn out_channels(&self) -> i64;
+}
+
+/// Scores anchors and predicts how they should move.
+pub trait RpnHead {
+    /// # Shapes
+    /// Per level `[N, C, H, W]` to objectness logits `[N, A, H, W]` and box codes `[N, 4A, H, W]`.
+    fn forward(&self, features: &[Tensor], train: bool) -> (Vec<Tensor>, Vec<Tensor>);
+}
+
+/// Turns regions of interest into features.
+pub trait RoiFeatureExtractor {
+    /// # Shapes
+    /// Levels `[N, C, H, W]` and `N` box lists with `R` boxes in all to `[R, out_channels, ..]`.
+    ///
+    /// # Errors
+    /// The box lists do not fit the feature maps.
+    fn forward(&self, features: &[Tensor], proposals: &[BoxList], train: bool) -> Result<Tensor>;
+
+    /// The number of channels (or features) of each region.
+    fn out_channels(&self) -> i64;
+}
+
+/// Classifies regions and refines their boxes.
+pub trait RoiBoxPredictor {
+    /// # Shapes
+    /// `[R, C, ..]` to class logits `[R, classes]` and box codes `[R, 4 * classes]`.
+    fn forward(&self, x: &Tensor, train: bool) -> (Tensor, Tensor);
+}
+
+/// Predicts maps per region: mask logits per class, or keypoint heat maps.
+pub trait RoiMapPredictor {
+    /// # Shapes
+    /// `[R, C, M, M]` to `[R, classes or keypoints, S, S]`.
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor;
+}
+
+/// Makes the backbone whose parameters lie below the path.
+pub type BackboneBuilder = fn(&Config, &ParamPath) -> Result<Box<dyn Backbone>>;
+/// Takes the number of channels of the features and the number of anchors per position.
+pub type RpnHeadBuilder = fn(&Config, &ParamPath, i64, i64) -> Result<Box<dyn RpnHead>>;
+/// Takes the number of channels of the features; the result may be shared between heads.
+pub type RoiFeatureExtractorBuilder = fn(&Config, &ParamPath, i64) -> Result<Rc<dyn RoiFeatureExtractor>>;
+/// Takes the number of channels that the feature extractor gives.
+pub type RoiBoxPredictorBuilder = fn(&Config, &ParamPath, i64) -> Result<Box<dyn RoiBoxPredictor>>;
+/// Takes the number of channels that the feature extractor gives.
+pub type RoiMapPredictorBuilder = fn(&Config, &ParamPath, i64) -> Result<Box<dyn RoiMapPredictor>>;
+
+/// Builders by name.
+#[derive(Clone, Debug)]
+pub struct Registry<F> {
+    key: &'static str,
+    entries: BTreeMap<String, F>,
+}
+
+impl<F> Registry<F> {
+    /// An empty registry for the names that the configuration key `key` may have.
+    pub fn new(key: &'static str) -> Self {
+        Self { key, entries: BTreeMap::new() }
+    }
+
+    /// Adds an entry.
+    ///
+    /// # Errors
+    /// There is one of that name already.
+    pub fn register(&mut self, name: &str, builder: F) -> Result<()> {
+        ensure!(!self.entries.contains_key(name), "{}: {name:?} is registered twice", self.key);
+        self.entries.insert(name.into(), builder);
+        Ok(())
+    }
+
+    /// The entry of that name.
+    ///
+    /// # Errors
+    /// There is none; the message lists those that exist.
+    pub fn get(&self, name: &str) -> Result<&F> {
+        self.entries.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.names().collect();
+            anyhow!("{}: {name:?} is not known; known are {}", self.key, known.join(", "))
+        })
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Adds entries of this crate, whose names are known to differ.
+    pub(crate) fn built_in(&mut self, entries: impl IntoIterator<Item = (&'static str, F)>) {
+        for (name, builder) in entries {
+            self.register(name, builder).expect("the names of built-in entries differ");
+        }
+    }
+}
+
+/// Everything that a model can be made of.
+#[derive(Clone, Debug)]
+pub struct ModelRegistries {
+    /// `MODEL.BACKBONE.CONV_BODY`
+    pub backbones: Registry<BackboneBuilder>,
+    /// `MODEL.RPN.RPN_HEAD`
+    pub rpn_heads: Registry<RpnHeadBuilder>,
+    /// `MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR`
+    pub box_feature_extractors: Registry<RoiFeatureExtractorBuilder>,
+    /// `MODEL.ROI_BOX_HEAD.PREDICTOR`
+    pub box_predictors: Registry<RoiBoxPredictorBuilder>,
+    /// `MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR`
+    pub mask_feature_extractors: Registry<RoiFeatureExtractorBuilder>,
+    /// `MODEL.ROI_MASK_HEAD.PREDICTOR`
+    pub mask_predictors: Registry<RoiMapPredictorBuilder>,
+    /// `MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR`
+    pub keypoint_feature_extractors: Registry<RoiFeatureExtractorBuilder>,
+    /// `MODEL.ROI_KEYPOINT_HEAD.PREDICTOR`
+    pub keypoint_predictors: Registry<RoiMapPredictorBuilder>,
+}
+
+impl ModelRegistries {
+    /// Registries without any entry.
+    pub fn empty() -> Self {
+        Self {
+            backbones: Registry::new("MODEL.BACKBONE.CONV_BODY"),
+            rpn_heads: Registry::new("MODEL.RPN.RPN_HEAD"),
+            box_feature_extractors: Registry::new("MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR"),
+            box_predictors: Registry::new("MODEL.ROI_BOX_HEAD.PREDICTOR"),
+            mask_feature_extractors: Registry::new("MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR"),
+            mask_predictors: Registry::new("MODEL.ROI_MASK_HEAD.PREDICTOR"),
+            keypoint_feature_extractors: Registry::new("MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR"),
+            keypoint_predictors: Registry::new("MODEL.ROI_KEYPOINT_HEAD.PREDICTOR"),
+        }
+    }
+}
+
+impl Default for ModelRegistries {
+    /// Every part of this crate.
+    fn default() -> Self {
+        let mut registries = Self::empty();
+        backbone::register(&mut registries);
+        registries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones_and_a_second_entry_is_refused() {
+        let mut registry = Registry::new("MODEL.THING");
+        registry.register("b", 2).unwrap();
+        registry.register("a", 1).unwrap();
+        assert_eq!(*registry.get("b").unwrap(), 2);
+        let unknown = registry.get("c").unwrap_err().to_string();
+        assert_eq!(unknown, "MODEL.THING: \"c\" is not known; known are a, b");
+        assert!(registry.register("a", 3).unwrap_err().to_string().contains("twice"));
+    }
+}
