@@ -5,7 +5,8 @@ use std::fmt;
 use anyhow::{bail, ensure, Context, Result};
 use tch::{Device, Kind, Tensor};
 
-use super::bounding_box::{select_rows, Flip};
+use super::bounding_box::Flip;
+use super::field::select_rows;
 
 /// The names of a kind of keypoints, which of them trade places in a mirror image, and which are joined in a drawing.
 #[derive(Debug, PartialEq, Eq)]
@@ -278,4 +279,33 @@ pub fn keypoints_to_heat_map(keypoints: &Tensor, rois: &Tensor, heatmap_size: i6
     let visible = keypoints.select(-1, 2).gt(0.0);
     let valid = inside(&x).logical_and(&inside(&y)).logical_and(&visible).to_kind(Kind::Int64);
     ((y * heatmap_size + x) * &valid, valid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flipping_twice_is_the_same_for_visible_points() {
+        let points: Vec<f32> = (0..2 * 17).flat_map(|i| [i as f32, 2.0 * i as f32, 1.0 + (i % 2) as f32]).collect();
+        let person = Keypoints::person(Tensor::from_slice(&points).view([2, 51]), (60, 80)).unwrap();
+        let twice = person.transpose(Flip::LeftRight).and_then(|k| k.transpose(Flip::LeftRight)).unwrap();
+        assert!(twice.keypoints().equal(person.keypoints()));
+        assert!(person.transpose(Flip::TopBottom).is_err());
+    }
+
+    #[test]
+    fn another_number_of_keypoints_cannot_be_flipped() {
+        let three = Keypoints::person(Tensor::ones([1, 9], (Kind::Float, Device::Cpu)), (60, 80)).unwrap();
+        assert!(three.transpose(Flip::LeftRight).unwrap_err().to_string().contains("expected 17"));
+        assert!(Keypoints::person(Tensor::ones([1, 10], (Kind::Float, Device::Cpu)), (60, 80)).is_err());
+    }
+
+    #[test]
+    fn fields_follow_a_selection() {
+        let mut person = Keypoints::person(Tensor::ones([3, 51], (Kind::Float, Device::Cpu)), (60, 80)).unwrap();
+        person.add_field("scores", Tensor::from_slice(&[0.1f32, 0.2, 0.3]));
+        let last = person.select(&Tensor::from_slice(&[-1i64])).unwrap();
+        assert_eq!(Vec::<f32>::try_from(last.get_field("scores").unwrap()).unwrap(), [0.3]);
+    }
 }

@@ -6,13 +6,17 @@
 
 pub mod bounding_box;
 pub mod boxlist_ops;
+pub mod field;
 pub mod image_list;
 pub mod keypoint;
+pub mod mask_paste;
 pub mod rle;
 pub mod segmentation_mask;
 
-pub use bounding_box::{BoxList, Field, Flip, Mode};
-pub use boxlist_ops::{boxlist_iou, cat_boxlist, remove_small_boxes};
+pub use bounding_box::{BoxList, Flip, Mode};
+pub use boxlist_ops::{boxlist_iou, boxlist_nms, cat_boxlist, remove_small_boxes};
+pub use field::Field;
 pub use image_list::{to_image_list, ImageList};
 pub use keypoint::{keypoints_to_heat_map, Keypoints, Skeleton, PERSON_KEYPOINTS};
+pub use mask_paste::{paste_mask_in_image, Masker};
 pub use segmentation_mask::{MaskMode, PolygonCrop, PolygonInstance, SegmentationMask};

@@ -138,3 +138,37 @@ pub fn from_counts(counts: Vec<u32>, size_hw: (i64, i64)) -> Result<Rle> {
     mask::check_counts(&counts, h, w)?;
     Ok(Rle { h, w, counts })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn encoding_and_spelling_lose_nothing(height in 1i64..20, width in 1i64..20, seed: u64) {
+            let bit = |i: i64| u8::from((seed.rotate_left(i as u32 % 64) ^ seed.wrapping_mul(i as u64)) & 1 == 1);
+            let bytes: Vec<u8> = (0..height * width).map(bit).collect();
+            let mask = Tensor::from_slice(&bytes).view([height, width]);
+            let rle = encode(&mask).unwrap();
+            prop_assert_eq!(decode_rows(&rle), bytes.clone());
+            prop_assert_eq!(area(&rle), bytes.iter().map(|&b| u64::from(b)).sum::<u64>());
+            prop_assert_eq!(from_string(&to_string(&rle), (height, width)).unwrap(), rle);
+        }
+
+        #[test]
+        fn any_polygon_has_a_mask(points in proptest::collection::vec(-1e12f64..1e12, 0..20)) {
+            let rle = from_polygon(&points, (17, 23)).unwrap();
+            prop_assert_eq!(rle.counts.iter().sum::<u32>(), 17 * 23);
+        }
+    }
+
+    #[test]
+    fn damaged_run_lengths_are_errors() {
+        assert!(from_string("zzzz~~~", (4, 4)).is_err());
+        assert!(from_counts(vec![3, 20], (4, 4)).is_err());
+        assert!(from_polygon(&[], (-1, 4)).is_err());
+        assert!(from_polygon(&[f64::NAN, 1.0, f64::INFINITY, 2.0, 3.0, 3.0], (4, 4)).is_ok());
+    }
+}

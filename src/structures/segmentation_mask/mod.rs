@@ -10,7 +10,8 @@ use anyhow::{ensure, Context, Result};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use super::bounding_box::{select_rows, Flip};
+use super::bounding_box::Flip;
+use super::field::select_rows;
 use super::rle::{self, Rle};
 pub use polygons::PolygonInstance;
 
@@ -349,3 +350,6 @@ impl fmt::Debug for SegmentationMask {
         write!(f, "SegmentationMask(num_instances={number}, image_width={width}, image_height={height}, mode={mode})")
     }
 }
+
+#[cfg(test)]
+mod tests;
