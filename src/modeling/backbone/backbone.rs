@@ -4,6 +4,7 @@
 use anyhow::{ensure, Result};
 use tch::Tensor;
 
+use super::fbnet;
 use super::fpn::{Fpn, FpnConfig, LastLevelP6P7, TopBlocks};
 use super::resnet::{BlockFamily, ResNet};
 use crate::config::Config;
@@ -149,6 +150,7 @@ pub fn register(registries: &mut ModelRegistries) {
         ("R2-101-FPN-RETINANET", res2net_retinanet),
     ];
     registries.backbones.built_in(entries);
+    fbnet::register(registries);
 }
 
 /// The backbone that `MODEL.BACKBONE.CONV_BODY` names, its parameters below `path`.

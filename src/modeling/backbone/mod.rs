@@ -1,7 +1,11 @@
-//! Backbones: ResNet, ResNeXt and Res2Net bodies, and the feature pyramid on top of them.
+//! Backbones: ResNet, ResNeXt and Res2Net bodies with or without a feature pyramid on top, and FBNet.
 
 #[allow(clippy::module_inception)]
 mod backbone;
+pub mod fbnet;
+pub mod fbnet_blocks;
+pub mod fbnet_builder;
+pub mod fbnet_modeldef;
 pub mod fpn;
 pub mod res2net;
 pub mod resnet;

@@ -1,0 +1,472 @@
+//! The operators of FBNet architectures (`PRIMITIVES` in `modeling/backbone/fbnet_builder.py`): inverted residual blocks
+//! (Sandler et al. 2018) of many kinds, and a few others.
+
+use anyhow::{bail, ensure, Result};
+use tch::{Device, Kind, Tensor};
+
+use super::resnet::Block;
+use crate::layers::{
+    interpolate, BatchNorm2d, Conv2d, ConvConfig, ConvNorm, FrozenBatchNorm2d, GroupNorm, Init, InterpolateMode, Norm,
+    ParamPath, Size,
+};
+
+/// The norm after a convolution (`MODEL.FBNET.BN_TYPE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BnType {
+    /// `bn`
+    Batch,
+    /// `af`: fixed statistics
+    Frozen,
+    /// `gn`, with this number of groups
+    Group(i64),
+}
+
+impl BnType {
+    fn build(self, path: &ParamPath, channels: i64) -> Result<Norm> {
+        Ok(match self {
+            BnType::Batch => Norm::Batch(BatchNorm2d::new(path, channels)),
+            BnType::Frozen => Norm::Frozen(FrozenBatchNorm2d::new(path, channels)),
+            BnType::Group(groups) => {
+                ensure!(
+                    groups > 0 && channels % groups == 0,
+                    "MODEL.GROUP_NORM.NUM_GROUPS {groups} does not divide {channels} channels of {}",
+                    path.name("")
+                );
+                Norm::Group(GroupNorm::new(path, groups, channels, 1e-5))
+            }
+        })
+    }
+}
+
+/// Rounds to a multiple of `divisor` (the nearest, halves away from zero), if that is positive.
+///
+/// As in the original, a width that would become 0 becomes `divisor * divisor`.
+pub fn divisible_by(width: i64, divisor: i64) -> i64 {
+    if divisor <= 0 || width % divisor == 0 {
+        return width;
+    }
+    let multiples = (width as f64 / divisor as f64).round() as i64;
+    (if multiples == 0 { divisor } else { multiples }) * divisor
+}
+
+/// The choices of [`conv_bn_relu`] besides channels.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvBnRelu {
+    pub kernel: i64,
+    pub stride: i64,
+    pub group: i64,
+    pub relu: bool,
+    pub bn: Option<BnType>,
+}
+
+/// A convolution without bias that keeps the size at stride 1 (`conv`), a norm (`bn`) and a ReLU.
+///
+/// # Errors
+/// The stride or the number of groups does not fit.
+pub fn conv_bn_relu(path: &ParamPath, input: i64, output: i64, options: ConvBnRelu) -> Result<ConvNorm> {
+    let ConvBnRelu { kernel, stride, group, relu, bn } = options;
+    ensure!([1, 2, 4].contains(&stride), "{} has stride {stride}; FBNet knows 1, 2 and 4", path.name(""));
+    ensure!(
+        input % group == 0 && output % group == 0,
+        "{} has {input} and {output} channels, which {group} groups do not divide",
+        path.name("")
+    );
+    let config = ConvConfig {
+        stride,
+        padding: kernel / 2,
+        groups: group,
+        bias: false,
+        weight_init: Init::KaimingNormalFanOut,
+        ..ConvConfig::default()
+    };
+    let conv = Conv2d::new(&path.sub("conv"), input, output, kernel, config);
+    let norm = bn.map(|bn| bn.build(&path.sub("bn"), output)).transpose()?;
+    Ok(ConvNorm::new(conv, norm, relu))
+}
+
+/// What every block of a model has in common.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockStyle {
+    pub bn: BnType,
+    pub width_divisor: i64,
+    pub dw_skip_bn: bool,
+    pub dw_skip_relu: bool,
+}
+
+/// An inverted residual block, as its name in an architecture tells.
+#[derive(Clone, Copy, Debug)]
+struct Irf {
+    kernel: i64,
+    /// Wins over the expansion of the architecture.
+    expansion: Option<i64>,
+    /// Groups of the 1×1 convolutions, whose channels are shuffled in between.
+    shuffle: Option<i64>,
+    squeeze: bool,
+    /// Two depthwise convolutions instead of one.
+    cascade: bool,
+}
+
+const fn ir(kernel: i64) -> Irf {
+    Irf { kernel, expansion: None, shuffle: None, squeeze: false, cascade: false }
+}
+
+impl Irf {
+    const fn expand(self, expansion: i64) -> Self {
+        Self { expansion: Some(expansion), ..self }
+    }
+
+    const fn shuffle(self, groups: i64) -> Self {
+        Self { shuffle: Some(groups), ..self }
+    }
+
+    const fn se(self) -> Self {
+        Self { squeeze: true, ..self }
+    }
+
+    const fn cascade(self) -> Self {
+        Self { cascade: true, ..self }
+    }
+}
+
+const IRF: &[(&str, Irf)] = &[
+    ("ir_k1", ir(1)),
+    ("ir_k3", ir(3)),
+    ("ir_k5", ir(5)),
+    ("ir_k7", ir(7)),
+    ("shuffle", ir(3).shuffle(4)),
+    ("ir_k3_e1", ir(3).expand(1)),
+    ("ir_k3_e3", ir(3).expand(3)),
+    ("ir_k3_e6", ir(3).expand(6)),
+    ("ir_k3_s4", ir(3).expand(4).shuffle(4)),
+    ("ir_k3_s2", ir(3).expand(1).shuffle(2)),
+    ("ir_k5_e1", ir(5).expand(1)),
+    ("ir_k5_e3", ir(5).expand(3)),
+    ("ir_k5_e6", ir(5).expand(6)),
+    ("ir_k5_s4", ir(5).expand(4).shuffle(4)),
+    ("ir_k5_s2", ir(5).expand(1).shuffle(2)),
+    ("ir_k3_e1_se", ir(3).expand(1).se()),
+    ("ir_k3_e3_se", ir(3).expand(3).se()),
+    ("ir_k3_e6_se", ir(3).expand(6).se()),
+    ("ir_k3_s4_se", ir(3).expand(4).shuffle(4).se()),
+    ("ir_k3_s2_se", ir(3).expand(1).shuffle(2).se()),
+    ("ir_k5_e1_se", ir(5).expand(1).se()),
+    ("ir_k5_e3_se", ir(5).expand(3).se()),
+    ("ir_k5_e6_se", ir(5).expand(6).se()),
+    ("ir_k5_s4_se", ir(5).expand(4).shuffle(4).se()),
+    ("ir_k5_s2_se", ir(5).expand(1).shuffle(2).se()),
+    ("ir_k3_sep", ir(3).cascade()),
+    ("ir_k33_e1", ir(3).expand(1).cascade()),
+    ("ir_k33_e3", ir(3).expand(3).cascade()),
+    ("ir_k33_e6", ir(3).expand(6).cascade()),
+    ("ir_k7_e1", ir(7).expand(1)),
+    ("ir_k7_e3", ir(7).expand(3)),
+    ("ir_k7_e6", ir(7).expand(6)),
+    ("ir_k7_sep", ir(7).cascade()),
+    ("ir_k7_sep_e1", ir(7).expand(1).cascade()),
+    ("ir_k7_sep_e3", ir(7).expand(3).cascade()),
+    ("ir_k7_sep_e6", ir(7).expand(6).cascade()),
+];
+
+/// A block by the name of its operator.
+///
+/// # Errors
+/// The name is not known (the message lists those that are), or widths or strides do not fit.
+pub fn block(
+    path: &ParamPath,
+    op: &str,
+    input: i64,
+    output: i64,
+    expansion: f64,
+    stride: i64,
+    style: BlockStyle,
+) -> Result<Box<dyn Block>> {
+    if let Some((_, irf)) = IRF.iter().find(|(name, _)| *name == op) {
+        let expansion = irf.expansion.map_or(expansion, |e| e as f64);
+        return Ok(Box::new(IrfBlock::new(path, *irf, input, output, expansion, stride, style)?));
+    }
+    Ok(match op {
+        "skip" => Box::new(Identity::new(path, input, output, stride)?),
+        "basic_block" => Box::new(CascadeConv3x3::new(path, input, output, stride)?),
+        "shift_5x5" => Box::new(ShiftBlock5x5::new(path, input, output, expansion, stride)?),
+        _ => {
+            let known: Vec<&str> = IRF.iter().map(|(name, _)| *name).collect();
+            bail!("FBNet operator {op:?} is not known; known are skip, basic_block, shift_5x5, {}", known.join(", "))
+        }
+    })
+}
+
+/// 1×1 expansion, depthwise convolution, 1×1 projection.
+struct IrfBlock {
+    pw: ConvNorm,
+    shuffle: Option<i64>,
+    enlarge: Option<i64>,
+    dw: Vec<ConvNorm>,
+    pwl: ConvNorm,
+    residual: bool,
+    se4: Option<SqueezeExcitation>,
+}
+
+impl IrfBlock {
+    fn new(
+        path: &ParamPath,
+        irf: Irf,
+        input: i64,
+        output: i64,
+        expansion: f64,
+        stride: i64,
+        style: BlockStyle,
+    ) -> Result<Self> {
+        let mid = divisible_by((input as f64 * expansion) as i64, style.width_divisor);
+        let group = irf.shuffle.unwrap_or(1);
+        let pointwise = |relu| ConvBnRelu { kernel: 1, stride: 1, group, relu, bn: Some(style.bn) };
+        let pw = conv_bn_relu(&path.sub("pw"), input, mid, pointwise(true))?;
+
+        let enlarge = (stride < 0).then_some(-stride);
+        let down = stride.max(1);
+        let kernel = irf.kernel;
+        let plain = ConvBnRelu { kernel, stride: 1, group: mid, relu: true, bn: Some(style.bn) };
+        let last = ConvBnRelu { relu: !style.dw_skip_relu, bn: (!style.dw_skip_bn).then_some(style.bn), ..plain };
+        let dw_path = path.sub("dw");
+        let dw = if kernel == 1 {
+            Vec::new()
+        } else if irf.cascade {
+            vec![
+                conv_bn_relu(&dw_path.sub("dw1"), mid, mid, ConvBnRelu { stride: down, ..plain })?,
+                conv_bn_relu(&dw_path.sub("dw2"), mid, mid, last)?,
+            ]
+        } else {
+            vec![conv_bn_relu(&dw_path, mid, mid, ConvBnRelu { stride: down, ..last })?]
+        };
+        let pwl = conv_bn_relu(&path.sub("pwl"), mid, output, pointwise(false))?;
+        let se4 = irf.squeeze.then(|| SqueezeExcitation::new(&path.sub("se4.op"), output));
+        Ok(Self { pw, shuffle: irf.shuffle, enlarge, dw, pwl, residual: stride == 1 && input == output, se4 })
+    }
+}
+
+impl Block for IrfBlock {
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let mut y = self.pw.forward(x, train);
+        if let Some(groups) = self.shuffle {
+            y = channel_shuffle(&y, groups);
+        }
+        if let Some(factor) = self.enlarge {
+            y = interpolate(&y, Size::Scale(factor as f64, factor as f64), InterpolateMode::Nearest);
+        }
+        for dw in &self.dw {
+            y = dw.forward(&y, train);
+        }
+        y = self.pwl.forward(&y, train);
+        if self.residual {
+            y = y.g_add_(x);
+        }
+        match &self.se4 {
+            Some(se4) => se4.forward(&y),
+            None => y,
+        }
+    }
+}
+
+/// Interleaves the channels of groups (ShuffleNet, Zhang et al. 2017).
+fn channel_shuffle(x: &Tensor, groups: i64) -> Tensor {
+    let (batch, channels, height, width) = x.size4().expect("feature maps are [N, C, H, W]");
+    x.reshape([batch, groups, channels / groups, height, width])
+        .transpose(1, 2)
+        .reshape([batch, channels, height, width])
+}
+
+/// Scales channels by what a small network makes of their means (Hu et al. 2017).
+struct SqueezeExcitation {
+    reduce: Conv2d,
+    expand: Conv2d,
+}
+
+impl SqueezeExcitation {
+    const REDUCTION: i64 = 4;
+
+    fn new(path: &ParamPath, channels: i64) -> Self {
+        let mid = (channels / Self::REDUCTION).max(8);
+        Self {
+            reduce: Conv2d::new(&path.sub(1), channels, mid, 1, ConvConfig::default()),
+            expand: Conv2d::new(&path.sub(3), mid, channels, 1, ConvConfig::default()),
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let mean = x.mean_dim([2, 3].as_slice(), true, x.kind());
+        x * self.expand.forward(&self.reduce.forward(&mean).relu()).sigmoid()
+    }
+}
+
+/// Nothing, or a 1×1 convolution where channels or size change.
+struct Identity {
+    conv: Option<ConvNorm>,
+}
+
+impl Identity {
+    fn new(path: &ParamPath, input: i64, output: i64, stride: i64) -> Result<Self> {
+        let options = ConvBnRelu { kernel: 1, stride, group: 1, relu: true, bn: Some(BnType::Batch) };
+        let needed = input != output || stride != 1;
+        let conv = needed.then(|| conv_bn_relu(&path.sub("conv"), input, output, options)).transpose()?;
+        Ok(Self { conv })
+    }
+}
+
+impl Block for Identity {
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        match &self.conv {
+            Some(conv) => conv.forward(x, train),
+            None => x.shallow_clone(),
+        }
+    }
+}
+
+/// A convolution of a block that is a sequence, with the batch norm after it at the next index.
+fn indexed_conv(path: &ParamPath, at: i64, channels: (i64, i64), kernel: i64, stride: i64, relu: bool) -> ConvNorm {
+    let config = ConvConfig { stride, padding: kernel / 2, bias: false, ..ConvConfig::default() };
+    let conv = Conv2d::new(&path.sub(at), channels.0, channels.1, kernel, config);
+    let norm = BatchNorm2d::new(&path.sub(at + 1), channels.1);
+    ConvNorm::new(conv, Some(Norm::Batch(norm)), relu)
+}
+
+fn ensure_stride_1_or_2(path: &ParamPath, stride: i64) -> Result<()> {
+    ensure!([1, 2].contains(&stride), "{} has stride {stride}; this operator knows 1 and 2", path.name(""));
+    Ok(())
+}
+
+/// Two 3×3 convolutions with a shortcut.
+struct CascadeConv3x3 {
+    first: ConvNorm,
+    second: ConvNorm,
+    residual: bool,
+}
+
+impl CascadeConv3x3 {
+    fn new(path: &ParamPath, input: i64, output: i64, stride: i64) -> Result<Self> {
+        ensure_stride_1_or_2(path, stride)?;
+        Ok(Self {
+            first: indexed_conv(path, 0, (input, input), 3, stride, true),
+            second: indexed_conv(path, 3, (input, output), 3, 1, false),
+            residual: stride == 1 && input == output,
+        })
+    }
+}
+
+impl Block for CascadeConv3x3 {
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let mut y = self.second.forward(&self.first.forward(x, train), train);
+        if self.residual {
+            y = y.g_add_(x);
+        }
+        y
+    }
+}
+
+/// A shift of channels between two 1×1 convolutions (Wu et al. 2017).
+struct ShiftBlock5x5 {
+    expand: ConvNorm,
+    /// One-hot 5×5 kernels, one per channel.
+    kernel: Tensor,
+    stride: i64,
+    project: ConvNorm,
+    residual: bool,
+}
+
+impl ShiftBlock5x5 {
+    fn new(path: &ParamPath, input: i64, output: i64, expansion: f64, stride: i64) -> Result<Self> {
+        ensure_stride_1_or_2(path, stride)?;
+        let mid = divisible_by((input as f64 * expansion) as i64, 8);
+        let expand = indexed_conv(path, 0, (input, mid), 1, 1, true);
+        let kernel = path.sub(3).parameter("kernel", &[mid, 1, 5, 5], Init::Const(0.0)).set_requires_grad(false);
+        kernel.shallow_clone().copy_(&Self::shifts(mid).to_device(path.device()));
+        let project = indexed_conv(path, 4, (mid, output), 1, 1, false);
+        Ok(Self { expand, kernel, stride, project, residual: stride == 1 && input == output })
+    }
+
+    /// Each of the 25 directions gets as many channels; the remainder stays in place.
+    fn shifts(channels: i64) -> Tensor {
+        let each = channels / 25;
+        let kernel = Tensor::zeros([channels, 1, 25], (Kind::Float, Device::Cpu));
+        let mut from = 0;
+        for position in 0..25 {
+            let count = if position == 12 { each + channels % 25 } else { each };
+            let _ = kernel.narrow(0, from, count).narrow(2, position, 1).fill_(1.0);
+            from += count;
+        }
+        kernel.reshape([channels, 1, 5, 5])
+    }
+}
+
+impl Block for ShiftBlock5x5 {
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let y = self.expand.forward(x, train);
+        let (s, groups) = (self.stride, self.kernel.size()[0]);
+        let y = y.conv2d(&self.kernel, None::<&Tensor>, [s, s], [2, 2], [1, 1], groups);
+        let mut y = self.project.forward(&y, train);
+        if self.residual {
+            y = y.g_add_(x);
+        }
+        y
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::Parameters;
+
+    const STYLE: BlockStyle = BlockStyle { bn: BnType::Batch, width_divisor: 1, dw_skip_bn: true, dw_skip_relu: true };
+
+    #[test]
+    fn widths_are_rounded_as_in_the_original() {
+        let cases = [(32, 0), (30, 8), (28, 8), (27, 8), (3, 8), (4, 8), (7, 1)];
+        assert_eq!(cases.map(|(width, divisor)| divisible_by(width, divisor)), [32, 32, 32, 24, 64, 8, 7]);
+    }
+
+    #[test]
+    fn every_operator_changes_channels_and_size_and_can_be_trained() {
+        let others = ["skip", "basic_block", "shift_5x5"];
+        for op in IRF.iter().map(|(name, _)| *name).chain(others) {
+            let parameters = Parameters::new(Device::Cpu);
+            let x = Tensor::ones([2, 8, 6, 6], (Kind::Float, Device::Cpu));
+            let path = parameters.root().sub("block");
+            let same = block(&path.sub("same"), op, 8, 8, 3.0, 1, STYLE).unwrap();
+            let down = block(&path.sub("down"), op, 8, 12, 3.0, 2, STYLE).unwrap();
+            let y = down.forward(&same.forward(&x, true), true);
+            // A kernel of 1 has no depthwise convolution, so nothing that could have the stride.
+            let side = if op == "ir_k1" { 6 } else { 3 };
+            assert_eq!(y.size(), [2, 12, side, side], "{op}");
+            y.sum(Kind::Float).backward();
+            for (name, parameter) in parameters.trainable() {
+                assert!(parameter.grad().defined(), "{op}: {name} has no gradient");
+            }
+        }
+        let unknown = block(&Parameters::new(Device::Cpu).root(), "ir_k9", 8, 8, 1.0, 1, STYLE).err().unwrap();
+        assert!(unknown.to_string().contains("ir_k7_sep_e6"), "{unknown}");
+    }
+
+    #[test]
+    fn a_negative_stride_enlarges() {
+        let parameters = Parameters::new(Device::Cpu);
+        let up = block(&parameters.root().sub("up"), "ir_k3", 4, 4, 2.0, -2, STYLE).unwrap();
+        let x = Tensor::ones([1, 4, 5, 7], (Kind::Float, Device::Cpu));
+        assert_eq!(up.forward(&x, false).size(), [1, 4, 10, 14]);
+    }
+
+    #[test]
+    fn shifts_share_the_channels_among_25_directions() {
+        let kernel = ShiftBlock5x5::shifts(53);
+        let per_direction =
+            Vec::<f32>::try_from(kernel.sum_dim_intlist([0, 1].as_slice(), false, Kind::Float).flatten(0, -1));
+        let mut want = vec![2.0; 25];
+        want[12] = 5.0;
+        assert_eq!(per_direction.unwrap(), want);
+        assert_eq!(kernel.sum(Kind::Float).double_value(&[]), 53.0);
+    }
+
+    #[test]
+    fn shuffling_interleaves_groups() {
+        let x = Tensor::arange(6, (Kind::Float, Device::Cpu)).reshape([1, 6, 1, 1]);
+        let shuffled = Vec::<f32>::try_from(channel_shuffle(&x, 2).flatten(0, -1)).unwrap();
+        assert_eq!(shuffled, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    }
+}
