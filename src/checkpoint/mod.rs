@@ -1,1 +1,31 @@
-//! Reading and writing weights and training state.
+//! Reading and writing weights and training state: torch's `.pth` in both formats, Caffe2's `.pkl`, `.safetensors`.
+//!
+//! - [`pickle`]: files as plain data, free of tensors
+//! - [`model_serialization`]: which entry of a file fills which entry of a model
+//! - [`c2_model_loading`]: the names of Caffe2 and Detectron
+//! - [`checkpointer`]: `last_checkpoint`, `model_0002500.pth`
+
+pub mod c2_model_loading;
+pub mod checkpointer;
+mod hints;
+pub mod model_serialization;
+pub mod pickle;
+mod tensor;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+pub use checkpointer::{save_snapshot, Contents, DetectronCheckpointer, Loaded};
+pub use model_serialization::{load_weights, LoadOptions, LoadReport, StateDict};
+pub use pickle::{write_file, Buffer, Dict, Dtype, Object, TensorData, Value};
+pub use tensor::to_tensor;
+
+/// Reads a file of weights; its tensors are views of the memory-mapped file.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn read_file(path: &Path) -> Result<Value> {
+    let open = || pickle::read(&Buffer::new(std::fs::read(path)?));
+    open().with_context(|| format!("{} could not be read", path.display()))
+}

@@ -1,1 +1,9 @@
-//! Optimizer and learning-rate schedule.
+//! The optimizer and its learning-rate schedule.
+
+pub mod build;
+pub mod lr_scheduler;
+pub mod sgd;
+
+pub use build::{make_lr_scheduler, make_optimizer};
+pub use lr_scheduler::{WarmupMethod, WarmupMultiStepLr};
+pub use sgd::{ParamGroup, Sgd};

@@ -1,0 +1,218 @@
+//! Checkpoints of a training run (utils/checkpoint.py): `model_0002500.pth`, and `last_checkpoint` that names the newest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context, Result};
+
+use super::c2_model_loading::from_c2;
+use super::model_serialization::{load_state_dict, state_dict, state_dict_of, LoadOptions, LoadReport};
+use super::pickle::{atomically, write_file, Dict, Value};
+use super::read_file;
+use crate::config::Config;
+use crate::layers::parameters::Parameters;
+
+/// The key of what this project saves beyond the original's four.
+const TRAINING_STATE: &str = "training_state";
+
+/// What a checkpoint holds beside the model.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    pub optimizer: Option<Value>,
+    pub scheduler: Option<Value>,
+    pub iteration: Option<i64>,
+    /// What an exact resume needs: random numbers, place in the data. The original ignores it.
+    pub training_state: Option<Dict>,
+}
+
+/// What was found when loading; the model is already filled.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    pub file: Option<PathBuf>,
+    pub report: Option<LoadReport>,
+    pub optimizer: Option<Value>,
+    pub scheduler: Option<Value>,
+    pub iteration: Option<i64>,
+    /// Absent when the file was last written by the original, which would carry an outdated one along.
+    pub training_state: Option<Dict>,
+}
+
+/// Loads and saves one model's checkpoints.
+pub struct DetectronCheckpointer {
+    parameters: Parameters,
+    save_dir: Option<PathBuf>,
+    strict: bool,
+    conv_body: String,
+    stage_with_dcn: Vec<bool>,
+}
+
+impl DetectronCheckpointer {
+    /// For the model whose state is `parameters`; without `save_dir` nothing is saved or continued.
+    pub fn new(cfg: &Config, parameters: &Parameters, save_dir: Option<&Path>) -> Self {
+        Self {
+            parameters: parameters.clone(),
+            save_dir: save_dir.map(Path::to_path_buf),
+            strict: false,
+            conv_body: cfg.model.backbone.conv_body.clone(),
+            stage_with_dcn: cfg.model.resnets.stage_with_dcn.to_vec(),
+        }
+    }
+
+    /// Makes everything an error that is otherwise skipped or warned about.
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
+    /// Fills the model from `last_checkpoint` if there is one and `use_latest`, else from `weight`, else not at all.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged, or of another model; says which file and what to do.
+    pub fn load(&self, weight: Option<&str>, use_latest: bool) -> Result<Loaded> {
+        let latest = if use_latest { self.last_checkpoint()? } else { None };
+        let file = match (latest, weight.filter(|w| !w.is_empty())) {
+            (Some(latest), weight) => {
+                let instead = weight.map(|w| format!(" instead of MODEL.WEIGHT {w}")).unwrap_or_default();
+                log::info!("Loading checkpoint from {}: last_checkpoint names it{instead}", latest.display());
+                latest
+            }
+            (None, Some(weight)) => {
+                let file = self.find(weight)?;
+                log::info!(
+                    "Loading checkpoint from {}: MODEL.WEIGHT names it, and there is no last_checkpoint",
+                    file.display()
+                );
+                file
+            }
+            (None, None) => {
+                log::info!("No checkpoint found. Initializing model from scratch");
+                return Ok(Loaded::default());
+            }
+        };
+        self.load_file(&file).with_context(|| format!("loading {}", file.display()))
+    }
+
+    /// Fills the model from one file.
+    pub fn load_file(&self, file: &Path) -> Result<Loaded> {
+        let mut value = read_file(file)?;
+        let state = match file.extension() {
+            Some(extension) if extension == "pkl" => from_c2(&value, &self.conv_body, &self.stage_with_dcn)?,
+            _ => state_dict_of(&value)?,
+        };
+        let report = load_state_dict(&self.parameters, state, &LoadOptions { strict: self.strict })?;
+        let mut loaded = Loaded { file: Some(file.to_path_buf()), report: Some(report), ..Loaded::default() };
+        if let Value::Dict(dict) = &mut value {
+            // Only a checkpoint of a run has these; a plain state_dict has tensors under every name.
+            let mut take = |key: &str| dict.remove(key).filter(|value| value.as_tensor().is_none());
+            loaded.optimizer = take("optimizer");
+            loaded.scheduler = take("scheduler");
+            loaded.iteration = take("iteration").and_then(|value| value.as_int());
+            loaded.training_state = match take(TRAINING_STATE) {
+                Some(Value::Dict(state)) => self.current(state, loaded.iteration),
+                _ => None,
+            };
+        }
+        Ok(loaded)
+    }
+
+    /// The original saves unknown keys again unchanged: a state of another iteration is outdated.
+    fn current(&self, state: Dict, iteration: Option<i64>) -> Option<Dict> {
+        let own = state.get("iteration").and_then(Value::as_int);
+        if own == iteration {
+            return Some(state);
+        }
+        log::warn!(
+            "the checkpoint's {TRAINING_STATE} is of iteration {own:?}, the checkpoint of {iteration:?}: not used"
+        );
+        None
+    }
+
+    /// Saves `<name>.pth` and points `last_checkpoint` at it. Nothing happens without a folder to save in.
+    ///
+    /// # Errors
+    /// What the file system says; earlier checkpoints are untouched then.
+    pub fn save(&self, name: &str, contents: &Contents) -> Result<()> {
+        let Some(save_dir) = &self.save_dir else { return Ok(()) };
+        save_snapshot(save_dir, name, &self.snapshot(contents)?)?;
+        Ok(())
+    }
+
+    /// The checkpoint as owned data, which another thread may save while training goes on.
+    pub fn snapshot(&self, contents: &Contents) -> Result<Value> {
+        let mut dict = Dict::new();
+        dict.insert("model", state_dict(&self.parameters)?);
+        for (key, value) in [("optimizer", &contents.optimizer), ("scheduler", &contents.scheduler)] {
+            if let Some(value) = value {
+                dict.insert(key, value.clone());
+            }
+        }
+        if let Some(iteration) = contents.iteration {
+            dict.insert("iteration", iteration);
+        }
+        if let Some(mut state) = contents.training_state.clone() {
+            state.remove("iteration");
+            state.insert("iteration", contents.iteration.map_or(Value::None, Value::Int));
+            dict.insert(TRAINING_STATE, state);
+        }
+        Ok(Value::Dict(dict))
+    }
+
+    /// The file that `last_checkpoint` names.
+    fn last_checkpoint(&self) -> Result<Option<PathBuf>> {
+        let Some(save_dir) = &self.save_dir else { return Ok(None) };
+        let tag = save_dir.join("last_checkpoint");
+        if !tag.exists() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&tag).with_context(|| tag.display().to_string())?;
+        let named = PathBuf::from(text.trim());
+        if named.is_file() {
+            return Ok(Some(named));
+        }
+        // The path is relative to the folder in which the program was started, or the run was moved.
+        let beside = named.file_name().map(|name| save_dir.join(name)).filter(|path| path.is_file());
+        if let Some(beside) = beside {
+            log::info!("{} names {}, which is now {}", tag.display(), named.display(), beside.display());
+            return Ok(Some(beside));
+        }
+        bail!(
+            "{} names {}, which does not exist. Remove {0} to start from MODEL.WEIGHT again, or write the path of another \
+             checkpoint into it",
+            tag.display(),
+            named.display()
+        )
+    }
+
+    /// The file that `MODEL.WEIGHT` means.
+    fn find(&self, weight: &str) -> Result<PathBuf> {
+        let file = PathBuf::from(weight);
+        if file.is_file() {
+            return Ok(file);
+        }
+        let whose = match file.is_absolute() && file.parent().is_some_and(|parent| !parent.exists()) {
+            true => " (its folder does not exist either: the YAML files of the Res2Net fork name a path on their author's machine)",
+            false => "",
+        };
+        bail!(
+            "MODEL.WEIGHT names {weight}, which does not exist{whose}. Give the file you have as an override: \
+             MODEL.WEIGHT /path/to/{}, or start from random values: MODEL.WEIGHT \"\"",
+            file.file_name().unwrap_or_default().to_string_lossy()
+        )
+    }
+}
+
+/// Writes a snapshot as `<name>.pth` in `save_dir` and points `last_checkpoint` at it; gives the file's path.
+///
+/// # Errors
+/// What the file system says; earlier checkpoints are untouched then.
+pub fn save_snapshot(save_dir: &Path, name: &str, snapshot: &Value) -> Result<PathBuf> {
+    let file = save_dir.join(format!("{name}.pth"));
+    log::info!("Saving checkpoint to {}", file.display());
+    write_file(&file, snapshot)?;
+    let text = file.to_str().with_context(|| format!("{} is not UTF-8", file.display()))?;
+    atomically(&save_dir.join("last_checkpoint"), |mut out, _| {
+        std::io::Write::write_all(&mut out, text.as_bytes())?;
+        Ok(())
+    })?;
+    Ok(file)
+}

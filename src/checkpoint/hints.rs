@@ -1,0 +1,137 @@
+//! Recognising files that belong to another model, and saying which override would fit.
+
+use std::collections::HashMap;
+
+use anyhow::{bail, Result};
+
+use super::model_serialization::LoadReport;
+
+/// The first few of many names.
+pub(super) fn some(names: &[&str]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// Shapes by name.
+type Shapes<'a> = HashMap<&'a str, &'a [i64]>;
+
+/// Fails when a file was made for another architecture.
+///
+/// # Errors
+/// Nothing fits, or less than half of the backbone's convolutions although the file has a backbone; a Res2Net v1b file.
+/// Says names, shapes, and the overrides of a Res2Net of another width or scale.
+pub(super) fn check_architecture(
+    model: &[(String, Vec<i64>)],
+    loaded: &HashMap<&str, &[i64]>,
+    report: &LoadReport,
+) -> Result<()> {
+    if is_v1b(loaded) && report.skipped.iter().any(|s| s.name.contains(".downsample.")) {
+        bail!(
+            "the file holds a Res2Net v1b (or v1d) backbone, whose shortcuts pool before they convolve (downsample.1 is a \
+             convolution) and whose stem may be deeper. No configuration here builds it: use the v1 weights, \
+             res2net50_26w_4s and its like.\nNames that do not fit:\n{}",
+            report.table()
+        );
+    }
+    let hint = res2net_hint(model, loaded).map(|hint| format!("\n{hint}")).unwrap_or_default();
+    // One name without `module.` makes everything miss; that has its own warning.
+    if report.loaded.is_empty() && report.warnings.is_empty() {
+        bail!("the file belongs to another model: none of its names fits.{}{hint}", describe(report));
+    }
+    let fits: HashMap<&str, bool> = report
+        .loaded
+        .iter()
+        .map(|(name, _)| (name.as_str(), true))
+        .chain(report.skipped.iter().map(|s| (s.name.as_str(), false)))
+        .collect();
+    let convolutions: Vec<&str> = model
+        .iter()
+        .filter(|(name, shape)| shape.len() == 4 && name.contains("backbone.body."))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let fitting = convolutions.iter().filter(|name| fits.get(*name) == Some(&true)).count();
+    let touched = convolutions.iter().any(|name| fits.contains_key(name));
+    if touched && fitting * 2 < convolutions.len() {
+        bail!(
+            "the file belongs to another backbone: {fitting} of {} convolutions fit.{}{hint}",
+            convolutions.len(),
+            describe(report)
+        );
+    }
+    Ok(())
+}
+
+fn describe(report: &LoadReport) -> String {
+    let mut out = String::new();
+    let mut list = |title: &str, names: &[&str]| {
+        if !names.is_empty() {
+            out.push_str(&format!("\n{title}: {}", some(names)));
+        }
+    };
+    list("In the file, but not in the model", &report.unused.iter().map(String::as_str).collect::<Vec<_>>());
+    list("In the model, but not in the file", &report.untouched.iter().map(String::as_str).collect::<Vec<_>>());
+    let shapes: Vec<String> =
+        report.skipped.iter().map(|s| format!("{} (file {:?}, model {:?})", s.name, s.loaded_shape, s.shape)).collect();
+    list("With other shapes", &shapes.iter().map(String::as_str).collect::<Vec<_>>());
+    out
+}
+
+/// v1b pools, convolves and normalises in the shortcut: `downsample.1` has the convolution's four dimensions.
+fn is_v1b(loaded: &Shapes) -> bool {
+    loaded.iter().any(|(name, shape)| name.ends_with("layer1.0.downsample.1.weight") && shape.len() == 4)
+}
+
+/// Splits and width of a Res2Net, from the first block.
+fn res2net<'a>(shapes: impl Iterator<Item = (&'a str, &'a [i64])>) -> Option<(usize, i64)> {
+    let mut splits = 0;
+    let mut width = None;
+    for (name, shape) in shapes {
+        let Some(at) = name.find("layer1.0.convs.") else { continue };
+        if name[at..].ends_with(".weight") && shape.len() == 4 {
+            splits += 1;
+            width = Some(shape[0]);
+        }
+    }
+    // With a scale of s, s - 1 splits are convolved (all of them for a scale of 1).
+    width.map(|width| (splits + 1, width))
+}
+
+fn res2net_hint(model: &[(String, Vec<i64>)], loaded: &Shapes) -> Option<String> {
+    let here = res2net(model.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())));
+    let there = res2net(loaded.iter().map(|(name, shape)| (*name, *shape)));
+    let ((scale, width), (file_scale, file_width)) = match (here, there) {
+        (Some(here), Some(there)) => (here, there),
+        (None, Some(_)) => {
+            return Some("The file holds a Res2Net, the model is none: see MODEL.BACKBONE.CONV_BODY R2-50-FPN".into())
+        }
+        (Some(_), None) => {
+            return Some("The model is a Res2Net, the file holds none: see MODEL.BACKBONE.CONV_BODY R-50-FPN".into())
+        }
+        (None, None) => return None,
+    };
+    ((scale, width) != (file_scale, file_width)).then(|| {
+        format!(
+            "The file holds a Res2Net of width {file_width} and scale {file_scale}, the model has width {width} and scale \
+             {scale}. To build what the file holds: MODEL.RESNETS.WIDTH_PER_GROUP {file_width} MODEL.RESNETS.SCALE {file_scale}"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_res2net_of_another_scale_names_the_override() {
+        let model: Vec<(String, Vec<i64>)> =
+            (0..3).map(|i| (format!("backbone.body.layer1.0.convs.{i}.weight"), vec![26, 26, 3, 3])).collect();
+        let names: Vec<String> = (0..7).map(|i| format!("layer1.0.convs.{i}.weight")).collect();
+        let loaded: Shapes = names.iter().map(|n| (n.as_str(), &[14i64, 14, 3, 3][..])).collect();
+        let hint = res2net_hint(&model, &loaded).unwrap();
+        assert!(hint.ends_with("MODEL.RESNETS.WIDTH_PER_GROUP 14 MODEL.RESNETS.SCALE 8"), "{hint}");
+    }
+}

@@ -1,0 +1,82 @@
+//! Bytes that lie in a memory-mapped file, or are owned; cloning is cheap.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+type Source = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A range of shared bytes.
+#[derive(Clone)]
+pub struct Buffer {
+    source: Source,
+    range: Range<usize>,
+    /// Python 3 writes bytes at protocol 2 as text in which each byte is one code point: `Some(n)` for n bytes so written.
+    latin1: Option<usize>,
+}
+
+impl Buffer {
+    /// All bytes of `source`.
+    pub fn new(source: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        let range = 0..source.as_ref().len();
+        Self { source: Arc::new(source), range, latin1: None }
+    }
+
+    /// A part of the bytes.
+    ///
+    /// # Errors
+    /// A range that is not inside.
+    pub fn slice(&self, start: usize, len: usize) -> Result<Buffer> {
+        let end = start.checked_add(len).filter(|end| *end <= self.range.len());
+        let end = end.with_context(|| format!("{len} bytes at {start} are not inside {} bytes", self.range.len()))?;
+        let range = self.range.start + start..self.range.start + end;
+        Ok(Buffer { source: self.source.clone(), range, latin1: None })
+    }
+
+    /// The bytes whose values are the code points of this UTF-8 text.
+    pub(super) fn latin1(self) -> Result<Buffer> {
+        let text = std::str::from_utf8(self.raw()).context("text that should hold bytes is not UTF-8")?;
+        let mut count = 0;
+        for c in text.chars() {
+            u8::try_from(c).ok().with_context(|| format!("text that should hold bytes holds {c:?}"))?;
+            count += 1;
+        }
+        Ok(Buffer { latin1: Some(count), ..self })
+    }
+
+    /// The number of bytes.
+    pub fn len(&self) -> usize {
+        self.latin1.unwrap_or(self.range.len())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes: borrowed, except where Python wrote them as text.
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        if self.latin1.is_none() {
+            return Ok(Cow::Borrowed(self.raw()));
+        }
+        let text = std::str::from_utf8(self.raw()).context("a file changed while it was read")?;
+        Ok(Cow::Owned(text.chars().map(|c| c as u8).collect()))
+    }
+
+    pub(super) fn raw(&self) -> &[u8] {
+        &(*self.source).as_ref()[self.range.clone()]
+    }
+
+    /// Equal for buffers that are the same bytes of the same source.
+    pub(super) fn identity(&self) -> (usize, usize, usize) {
+        (Arc::as_ptr(&self.source) as *const u8 as usize, self.range.start, self.range.end)
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
+}

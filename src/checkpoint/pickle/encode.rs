@@ -1,0 +1,207 @@
+//! Values as a pickle of protocol 2, in the form in which torch.save writes them and `weights_only=True` reads them.
+
+use std::collections::HashMap;
+
+use anyhow::{ensure, Context, Result};
+
+use super::buffer::Buffer;
+use super::opcodes as op;
+use super::value::{Dict, Object, TensorData, Value};
+
+/// A pickle and the storages that it refers to, by their place in the list.
+pub(super) struct Encoded {
+    pub(super) pickle: Vec<u8>,
+    pub(super) storages: Vec<Buffer>,
+}
+
+/// Writes a value. Tensors that share a storage share it in the file too.
+///
+/// # Errors
+/// Strings over 4 GB, values nested absurdly deep.
+pub(super) fn encode(value: &Value) -> Result<Encoded> {
+    let mut encoder =
+        Encoder { out: vec![op::PROTO, 2], storages: Vec::new(), known: HashMap::new(), memo: HashMap::new() };
+    encoder.value(value)?;
+    encoder.out.push(op::STOP);
+    Ok(Encoded { pickle: encoder.out, storages: encoder.storages })
+}
+
+struct Encoder {
+    out: Vec<u8>,
+    storages: Vec<Buffer>,
+    known: HashMap<(usize, usize, usize), usize>,
+    /// Strings and globals already written, which are long and many: they are referred to by number.
+    memo: HashMap<String, u32>,
+}
+
+impl Encoder {
+    fn value(&mut self, value: &Value) -> Result<()> {
+        match value {
+            Value::None => self.out.push(op::NONE),
+            Value::Bool(value) => self.out.push(if *value { op::NEWTRUE } else { op::NEWFALSE }),
+            Value::Int(value) => self.int(*value),
+            Value::Float(value) => {
+                self.out.push(op::BINFLOAT);
+                self.out.extend(value.to_be_bytes());
+            }
+            Value::Str(text) => self.text(text)?,
+            Value::Bytes(bytes) => self.bytes(bytes)?,
+            Value::List(items) => {
+                self.out.push(op::EMPTY_LIST);
+                self.many(op::APPENDS, items.iter())?;
+            }
+            Value::Tuple(items) => self.tuple(items)?,
+            Value::Dict(dict) => self.dict(dict)?,
+            Value::Tensor(tensor) => self.tensor(tensor)?,
+            Value::Object(object) => self.object(object)?,
+        }
+        Ok(())
+    }
+
+    fn many<'v>(&mut self, opcode: u8, items: impl ExactSizeIterator<Item = &'v Value>) -> Result<()> {
+        if items.len() > 0 {
+            self.out.push(op::MARK);
+            items.map(|item| self.value(item)).collect::<Result<()>>()?;
+            self.out.push(opcode);
+        }
+        Ok(())
+    }
+
+    fn int(&mut self, value: i64) {
+        if let Ok(byte) = u8::try_from(value) {
+            self.out.extend([op::BININT1, byte]);
+        } else if let Ok(short) = u16::try_from(value) {
+            self.out.push(op::BININT2);
+            self.out.extend(short.to_le_bytes());
+        } else if let Ok(int) = i32::try_from(value) {
+            self.out.push(op::BININT);
+            self.out.extend(int.to_le_bytes());
+        } else {
+            self.out.extend([op::LONG1, 8]);
+            self.out.extend(value.to_le_bytes());
+        }
+    }
+
+    fn text(&mut self, text: &str) -> Result<()> {
+        if self.recall(text) {
+            return Ok(());
+        }
+        self.out.push(op::BINUNICODE);
+        self.out.extend(u32::try_from(text.len()).context("a string over 4 GB")?.to_le_bytes());
+        self.out.extend(text.as_bytes());
+        self.remember(text.to_string())
+    }
+
+    /// As Python 3 does at protocol 2: Latin-1 text given to `_codecs.encode`.
+    fn bytes(&mut self, bytes: &Buffer) -> Result<()> {
+        let text: String = bytes.bytes()?.iter().map(|b| char::from(*b)).collect();
+        self.global("_codecs", "encode")?;
+        self.text(&text)?;
+        self.text("latin1")?;
+        self.out.extend([op::TUPLE2, op::REDUCE]);
+        Ok(())
+    }
+
+    fn tuple(&mut self, items: &[Value]) -> Result<()> {
+        match items.len() {
+            0 => self.out.push(op::EMPTY_TUPLE),
+            n @ 1..=3 => {
+                items.iter().map(|item| self.value(item)).collect::<Result<()>>()?;
+                self.out.push(op::TUPLE1 + (n as u8 - 1));
+            }
+            _ => self.many(op::TUPLE, items.iter())?,
+        }
+        Ok(())
+    }
+
+    fn dict(&mut self, dict: &Dict) -> Result<()> {
+        if dict.ordered {
+            self.global("collections", "OrderedDict")?;
+            self.out.extend([op::EMPTY_TUPLE, op::REDUCE]);
+        } else {
+            self.out.push(op::EMPTY_DICT);
+        }
+        if !dict.is_empty() {
+            self.out.push(op::MARK);
+            for (key, value) in &dict.entries {
+                self.value(key)?;
+                self.value(value)?;
+            }
+            self.out.push(op::SETITEMS);
+        }
+        Ok(())
+    }
+
+    /// `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`.
+    fn tensor(&mut self, tensor: &TensorData) -> Result<()> {
+        ensure!(!tensor.big_endian(), "big-endian tensors are not written");
+        let next = self.storages.len();
+        let index = *self.known.entry(tensor.storage().identity()).or_insert(next);
+        if index == next {
+            self.storages.push(tensor.storage().clone());
+        }
+        self.global("torch._utils", "_rebuild_tensor_v2")?;
+        self.out.extend([op::MARK, op::MARK]);
+        self.text("storage")?;
+        self.global("torch", tensor.dtype().storage_name())?;
+        self.text(&index.to_string())?;
+        self.text("cpu")?;
+        self.int((tensor.storage().len() / tensor.dtype().size()) as i64);
+        self.out.extend([op::TUPLE, op::BINPERSID]);
+        self.int(tensor.offset() as i64);
+        self.tuple(&tensor.shape().iter().map(|d| Value::Int(*d)).collect::<Vec<_>>())?;
+        self.tuple(&tensor.strides().iter().map(|s| Value::Int(*s as i64)).collect::<Vec<_>>())?;
+        self.out.push(op::NEWFALSE);
+        self.global("collections", "OrderedDict")?;
+        self.out.extend([op::EMPTY_TUPLE, op::REDUCE, op::TUPLE, op::REDUCE]);
+        Ok(())
+    }
+
+    /// `cls.__new__(cls, *args)`, then its state.
+    fn object(&mut self, object: &Object) -> Result<()> {
+        self.global(&object.module, &object.name)?;
+        self.tuple(&object.args)?;
+        self.out.push(op::NEWOBJ);
+        if !matches!(object.state, Value::None) {
+            self.value(&object.state)?;
+            self.out.push(op::BUILD);
+        }
+        Ok(())
+    }
+
+    fn global(&mut self, module: &str, name: &str) -> Result<()> {
+        let line = format!("{module}\n{name}\n");
+        let key = format!("\0{line}");
+        if self.recall(&key) {
+            return Ok(());
+        }
+        self.out.push(op::GLOBAL);
+        self.out.extend(line.as_bytes());
+        self.remember(key)
+    }
+
+    fn recall(&mut self, key: &str) -> bool {
+        let Some(index) = self.memo.get(key) else { return false };
+        match u8::try_from(*index) {
+            Ok(index) => self.out.extend([op::BINGET, index]),
+            Err(_) => {
+                self.out.push(op::LONG_BINGET);
+                self.out.extend(index.to_le_bytes());
+            }
+        }
+        true
+    }
+
+    fn remember(&mut self, key: String) -> Result<()> {
+        let index = u32::try_from(self.memo.len()).context("too many strings")?;
+        match u8::try_from(index) {
+            Ok(index) => self.out.extend([op::BINPUT, index]),
+            Err(_) => {
+                self.out.push(op::LONG_BINPUT);
+                self.out.extend(index.to_le_bytes());
+            }
+        }
+        self.memo.insert(key, index);
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! Stochastic gradient descent with momentum (torch.optim.SGD), one group of settings per parameter.
+
+use anyhow::{ensure, Context, Result};
+use tch::{Device, Kind, Tensor};
+
+use crate::checkpoint::{to_tensor, Dict, Value};
+
+/// One parameter and its settings.
+pub struct ParamGroup {
+    pub name: String,
+    pub tensor: Tensor,
+    /// The rate in force.
+    pub lr: f64,
+    /// The rate that schedules start from.
+    pub initial_lr: f64,
+    pub weight_decay: f64,
+}
+
+/// Rates by the original's rule: a name that contains "bias" anywhere, even a norm's, has its own rate and decay.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupRates {
+    pub base_lr: f64,
+    pub bias_lr_factor: f64,
+    pub weight_decay: f64,
+    pub weight_decay_bias: f64,
+}
+
+impl GroupRates {
+    /// One group per parameter, in order.
+    pub fn groups(&self, parameters: Vec<(String, Tensor)>) -> Vec<ParamGroup> {
+        let group = |(name, tensor): (String, Tensor)| {
+            let (lr, weight_decay) = if name.contains("bias") {
+                (self.base_lr * self.bias_lr_factor, self.weight_decay_bias)
+            } else {
+                (self.base_lr, self.weight_decay)
+            };
+            ParamGroup { name, tensor, lr, initial_lr: lr, weight_decay }
+        };
+        parameters.into_iter().map(group).collect()
+    }
+}
+
+/// SGD with momentum: `v = momentum * v + (g + weight_decay * p)`, `p = p - lr * v`; the first `v` is the gradient.
+pub struct Sgd {
+    groups: Vec<ParamGroup>,
+    momentum: f64,
+    momentum_buffers: Vec<Option<Tensor>>,
+}
+
+impl Sgd {
+    pub fn new(groups: Vec<ParamGroup>, momentum: f64) -> Self {
+        let momentum_buffers = groups.iter().map(|_| None).collect();
+        Self { groups, momentum, momentum_buffers }
+    }
+
+    pub fn groups(&self) -> &[ParamGroup] {
+        &self.groups
+    }
+
+    pub fn groups_mut(&mut self) -> &mut [ParamGroup] {
+        &mut self.groups
+    }
+
+    /// The momentum of a parameter, once it has been stepped.
+    pub fn momentum_buffer(&self, index: usize) -> Option<&Tensor> {
+        self.momentum_buffers.get(index)?.as_ref()
+    }
+
+    /// The first group's rate, which the training log shows.
+    pub fn lr(&self) -> f64 {
+        self.groups.first().map_or(0.0, |group| group.lr)
+    }
+
+    /// Sets existing gradients to zero.
+    pub fn zero_grad(&mut self) {
+        for group in &mut self.groups {
+            group.tensor.zero_grad();
+        }
+    }
+
+    /// One update of every parameter that has a gradient.
+    pub fn step(&mut self) {
+        let _no_grad = tch::no_grad_guard();
+        for (group, buffer) in self.groups.iter_mut().zip(&mut self.momentum_buffers) {
+            let grad = group.tensor.grad();
+            if !grad.defined() {
+                continue;
+            }
+            // tch exposes no `alpha` of `add_`: a product with a scalar tensor does the same in one pass over memory.
+            let (kind, device) = (grad.kind(), grad.device());
+            let scalar = |value: f64| Tensor::from(value).to_kind(kind).to_device(device);
+            let decayed = match group.weight_decay {
+                0.0 => grad,
+                decay => grad.addcmul(&group.tensor, &scalar(decay)),
+            };
+            let update = if self.momentum == 0.0 {
+                decayed
+            } else {
+                let next = match buffer.take() {
+                    None => decayed.copy(),
+                    Some(mut velocity) => velocity.g_mul_scalar_(self.momentum).g_add_(&decayed),
+                };
+                buffer.insert(next).shallow_clone()
+            };
+            let _ = group.tensor.addcmul_(&update, &scalar(-group.lr));
+        }
+    }
+
+    /// What `optimizer.state_dict()` holds in the original: momentum by parameter number, and the groups.
+    ///
+    /// # Errors
+    /// Parameters of an element type that files do not have.
+    pub fn state_dict(&self) -> Value {
+        let mut state = Dict::new();
+        for (index, buffer) in self.momentum_buffers.iter().enumerate() {
+            if let Some(buffer) = buffer {
+                let mut entry = Dict::new();
+                entry.insert("momentum_buffer", buffer);
+                state.insert(index as i64, entry);
+            }
+        }
+        let group = |(index, group): (usize, &ParamGroup)| {
+            let mut dict = Dict::new();
+            dict.insert("lr", group.lr);
+            dict.insert("weight_decay", group.weight_decay);
+            dict.insert("momentum", self.momentum);
+            dict.insert("dampening", 0);
+            dict.insert("nesterov", false);
+            dict.insert("maximize", false);
+            dict.insert("foreach", Value::None);
+            dict.insert("differentiable", false);
+            dict.insert("fused", Value::None);
+            dict.insert("initial_lr", group.initial_lr);
+            dict.insert("params", vec![Value::Int(index as i64)]);
+            Value::Dict(dict)
+        };
+        let mut dict = Dict::new();
+        dict.insert("state", state);
+        dict.insert("param_groups", self.groups.iter().enumerate().map(group).collect::<Vec<_>>());
+        Value::Dict(dict)
+    }
+
+    /// Takes over momentum and settings. Parameters without momentum in the state start afresh.
+    ///
+    /// # Errors
+    /// A state for another number of parameters, or momentum of another shape than its parameter (both are named).
+    pub fn load_state_dict(&mut self, state: &Value) -> Result<()> {
+        self.load_state_dict_without(state, &[])
+    }
+
+    /// As [`Sgd::load_state_dict`], but drops the momentum of the named parameters, whose weights were not loaded.
+    pub fn load_state_dict_without(&mut self, state: &Value, skipped: &[&str]) -> Result<()> {
+        let dict = state.as_dict().context("the optimizer's state is no dictionary")?;
+        let groups =
+            dict.get("param_groups").and_then(Value::as_list).context("the optimizer's state has no groups")?;
+        ensure!(
+            groups.len() == self.groups.len(),
+            "the optimizer's state is for {} parameters, the model has {} trainable ones (another architecture, or another \
+             MODEL.BACKBONE.FREEZE_CONV_BODY_AT)",
+            groups.len(),
+            self.groups.len()
+        );
+        let entries = dict.get("state").and_then(Value::as_dict).context("the optimizer's state has no momentum")?;
+        let mut settings = Vec::with_capacity(groups.len());
+        let mut buffers = Vec::with_capacity(groups.len());
+        for (group, saved) in self.groups.iter().zip(groups) {
+            let name = &group.name;
+            let saved = saved.as_dict().with_context(|| format!("the optimizer's group of {name} is no dictionary"))?;
+            let float = |key: &str| saved.get(key).and_then(Value::as_float);
+            let lr = float("lr").with_context(|| format!("the optimizer's group of {name} has no rate"))?;
+            let initial_lr = float("initial_lr").unwrap_or(group.initial_lr);
+            settings.push((lr, initial_lr, float("weight_decay").unwrap_or(group.weight_decay)));
+            let params = saved.get("params").and_then(Value::as_list).unwrap_or_default();
+            let [param] = params else {
+                anyhow::bail!("the optimizer's group of {name} has {} parameters instead of 1", params.len());
+            };
+            let key = param.as_int().with_context(|| format!("the optimizer's group of {name} has no number"))?;
+            let entry = entries.entries.iter().find(|(k, _)| k.as_int() == Some(key));
+            let momentum = entry.and_then(|(_, v)| v.as_dict()?.get("momentum_buffer")?.as_tensor());
+            buffers.push(match momentum {
+                Some(data) if !skipped.contains(&name.as_str()) => {
+                    let expected = group.tensor.size();
+                    ensure!(
+                        data.shape() == expected,
+                        "the momentum of {name} has shape {:?}, the parameter {expected:?}",
+                        data.shape()
+                    );
+                    let like = (group.tensor.kind(), group.tensor.device());
+                    Some(placed(to_tensor(data).with_context(|| name.clone())?, like))
+                }
+                _ => None,
+            });
+        }
+        let momentum = groups.first().and_then(|g| g.as_dict()?.get("momentum")?.as_float());
+        self.momentum = momentum.unwrap_or(self.momentum);
+        self.momentum_buffers = buffers;
+        for (group, (lr, initial_lr, weight_decay)) in self.groups.iter_mut().zip(settings) {
+            (group.lr, group.initial_lr, group.weight_decay) = (lr, initial_lr, weight_decay);
+        }
+        Ok(())
+    }
+}
+
+fn placed(tensor: Tensor, (kind, device): (Kind, Device)) -> Tensor {
+    tensor.to_kind(kind).to_device(device)
+}
