@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExpectedResult, Tuple};
+use super::{paths_catalog, ExpectedResult, Tuple};
 
 /// The whole configuration of a program, resolved and typed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ impl Default for Config {
             input: InputConfig::default(),
             model: ModelConfig::default(),
             output_dir: ".".into(),
-            paths_catalog: "<package>/config/paths_catalog.py".into(),
+            paths_catalog: paths_catalog::BUILT_IN.into(),
             solver: SolverConfig::default(),
             test: TestConfig::default(),
         }

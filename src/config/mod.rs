@@ -1,23 +1,58 @@
 //! Configuration: the original's YAML files and `KEY VALUE` overrides, resolved into one typed [`Config`].
+//!
+//! [`CfgNode`] is the tree that yacs' rules apply to; its defaults are those of the typed [`Config`], and programs see
+//! only the typed form:
+//!
+//! ```
+//! use maskrcnn_benchmark::config::Config;
+//!
+//! let overrides = ["MODEL.DEVICE", "cpu", "SOLVER.STEPS", "(1, 2)"].map(String::from);
+//! let cfg = Config::load(None, &overrides)?;
+//! assert_eq!(cfg.model.device, "cpu");
+//! assert_eq!(cfg.solver.steps[..], [1, 2]);
+//! # Ok::<(), maskrcnn_benchmark::config::ConfigError>(())
+//! ```
 
 mod defaults;
+mod error;
+pub mod literal;
+pub mod model_catalog;
+mod node;
+pub mod paths_catalog;
+mod tuple;
+mod typed;
+mod value;
+mod yaml;
 
-use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 pub use defaults::*;
+pub use error::{ConfigError, ErrorKind};
+pub use node::{CfgNode, Node};
+pub use tuple::{ExpectedResult, Tuple};
+pub use value::Value;
 
-/// A Python tuple in the configuration. It differs from a list (`Vec`) only in how it is dumped and merged.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Tuple<T>(pub Vec<T>);
+impl Config {
+    /// The defaults, then a YAML file, then overrides in the form key, value, key, value.
+    ///
+    /// # Errors
+    /// Names the file or the override, the key, what was expected and found.
+    pub fn load(config_file: Option<&Path>, overrides: &[String]) -> Result<Self, ConfigError> {
+        let mut node = CfgNode::default();
+        if let Some(path) = config_file {
+            node.merge_from_file(path)?;
+        }
+        node.merge_from_list(overrides)?;
+        node.to_config()
+    }
 
-impl<T> std::ops::Deref for Tuple<T> {
-    type Target = [T];
-    fn deref(&self) -> &[T] {
-        &self.0
+    /// The tree that yacs' rules apply to.
+    pub fn to_node(&self) -> CfgNode {
+        typed::to_node(self)
+    }
+
+    /// The text of `config.yml`; see [`CfgNode::dump`].
+    pub fn dump(&self) -> String {
+        self.to_node().dump()
     }
 }
-
-/// One entry of `TEST.EXPECTED_RESULTS`: task, metric, mean and standard deviation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ExpectedResult(pub String, pub String, pub f64, pub f64);
