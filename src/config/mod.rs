@@ -16,6 +16,7 @@
 mod defaults;
 mod error;
 pub mod literal;
+mod merge;
 pub mod model_catalog;
 mod node;
 pub mod paths_catalog;
