@@ -10,7 +10,7 @@ use super::model_serialization::{load_state_dict, state_dict, state_dict_of, Loa
 use super::pickle::{atomically, write_file, Dict, Value};
 use super::read_file;
 use crate::config::Config;
-use crate::layers::parameters::Parameters;
+use crate::layers::parameters::{Entry, Parameters};
 
 /// The key of what this project saves beyond the original's four.
 const TRAINING_STATE: &str = "training_state";
@@ -137,24 +137,14 @@ impl DetectronCheckpointer {
         Ok(())
     }
 
-    /// The checkpoint as owned data, which another thread may save while training goes on.
+    /// The checkpoint as owned data.
     pub fn snapshot(&self, contents: &Contents) -> Result<Value> {
-        let mut dict = Dict::new();
-        dict.insert("model", state_dict(&self.parameters)?);
-        for (key, value) in [("optimizer", &contents.optimizer), ("scheduler", &contents.scheduler)] {
-            if let Some(value) = value {
-                dict.insert(key, value.clone());
-            }
-        }
-        if let Some(iteration) = contents.iteration {
-            dict.insert("iteration", iteration);
-        }
-        if let Some(mut state) = contents.training_state.clone() {
-            state.remove("iteration");
-            state.insert("iteration", contents.iteration.map_or(Value::None, Value::Int));
-            dict.insert(TRAINING_STATE, state);
-        }
-        Ok(Value::Dict(dict))
+        self.model_state().snapshot(contents)
+    }
+
+    /// The model's tensors for another thread, which may save them while training goes on.
+    pub fn model_state(&self) -> ModelState {
+        ModelState(self.parameters.state())
     }
 
     /// The file that `last_checkpoint` names.
@@ -198,6 +188,34 @@ impl DetectronCheckpointer {
              MODEL.WEIGHT /path/to/{}, or start from random values: MODEL.WEIGHT \"\"",
             file.file_name().unwrap_or_default().to_string_lossy()
         )
+    }
+}
+
+/// A model's tensors under their names: shared with the model, without its tables, so that it can be sent to a thread.
+pub struct ModelState(Vec<Entry>);
+
+impl ModelState {
+    /// The checkpoint of this model as owned data.
+    ///
+    /// # Errors
+    /// Tensors of an element type that files do not have.
+    pub fn snapshot(&self, contents: &Contents) -> Result<Value> {
+        let mut dict = Dict::new();
+        dict.insert("model", state_dict(&self.0)?);
+        for (key, value) in [("optimizer", &contents.optimizer), ("scheduler", &contents.scheduler)] {
+            if let Some(value) = value {
+                dict.insert(key, value.clone());
+            }
+        }
+        if let Some(iteration) = contents.iteration {
+            dict.insert("iteration", iteration);
+        }
+        if let Some(mut state) = contents.training_state.clone() {
+            state.remove("iteration");
+            state.insert("iteration", contents.iteration.map_or(Value::None, Value::Int));
+            dict.insert(TRAINING_STATE, state);
+        }
+        Ok(Value::Dict(dict))
     }
 }
 

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-pub use checkpointer::{save_snapshot, Contents, DetectronCheckpointer, Loaded};
+pub use checkpointer::{save_snapshot, Contents, DetectronCheckpointer, Loaded, ModelState};
 pub use model_serialization::{load_weights, LoadOptions, LoadReport, StateDict};
 pub use pickle::{write_file, Buffer, Dict, Dtype, Object, TensorData, Value};
 pub use tensor::to_tensor;

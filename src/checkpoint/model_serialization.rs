@@ -9,7 +9,7 @@ use anyhow::{bail, ensure, Context, Result};
 use super::hints;
 use super::pickle::{Dict, TensorData, Value};
 use super::{read_file, to_tensor};
-use crate::layers::parameters::Parameters;
+use crate::layers::parameters::{Entry, Parameters};
 
 /// Named tensors of a file, in its order.
 pub type StateDict = Vec<(String, TensorData)>;
@@ -96,16 +96,16 @@ pub fn state_dict_of(file: &Value) -> Result<StateDict> {
 }
 
 /// The model's state as `model.state_dict()` saves it: copies on the CPU, in order, shared tensors once.
-pub fn state_dict(parameters: &Parameters) -> Result<Value> {
+pub fn state_dict(state: &[Entry]) -> Result<Value> {
     let mut dict = Dict::ordered();
     let mut known: HashMap<String, TensorData> = HashMap::new();
-    for entry in parameters.state() {
+    for entry in state {
         let data = match entry.alias_of.as_ref().and_then(|name| known.get(name)) {
             Some(shared) => shared.clone(),
             None => TensorData::try_from(&entry.tensor).with_context(|| entry.name.clone())?,
         };
         known.insert(entry.name.clone(), data.clone());
-        dict.insert(entry.name, data);
+        dict.insert(entry.name.clone(), data);
     }
     Ok(Value::Dict(dict))
 }
