@@ -25,7 +25,7 @@ use std::rc::Rc;
 use anyhow::{anyhow, ensure, Result};
 use tch::Tensor;
 
-use super::backbone;
+use super::{backbone, roi_heads, rpn};
 use crate::config::Config;
 use crate::layers::ParamPath;
 use crate::structures::BoxList;
@@ -176,6 +176,8 @@ impl Default for ModelRegistries {
     fn default() -> Self {
         let mut registries = Self::empty();
         backbone::register(&mut registries);
+        rpn::register(&mut registries);
+        roi_heads::register(&mut registries);
         registries
     }
 }

@@ -1,1 +1,7 @@
 //! The detector: backbone, RPN and heads together.
+
+pub mod detectors;
+pub mod generalized_rcnn;
+
+pub use detectors::build_detection_model;
+pub use generalized_rcnn::{GeneralizedRcnn, Losses};

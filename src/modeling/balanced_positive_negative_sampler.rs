@@ -1,0 +1,55 @@
+//! Draws training samples with a fixed share of positives.
+
+use tch::{Kind, Tensor};
+
+/// Draws at most `batch_size_per_image` samples of each image, of which at most `positive_fraction` are positive.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BalancedPositiveNegativeSampler {
+    batch_size_per_image: i64,
+    positive_fraction: f64,
+}
+
+/// The samples drawn for one image: indices into its labels, int64, ascending.
+#[derive(Debug)]
+pub struct Sampled {
+    pub positive: Tensor,
+    pub negative: Tensor,
+}
+
+impl Sampled {
+    /// Positives and negatives together, ascending.
+    pub fn all(&self) -> Tensor {
+        Tensor::cat(&[&self.positive, &self.negative], 0).sort(0, false).0
+    }
+}
+
+impl BalancedPositiveNegativeSampler {
+    pub fn new(batch_size_per_image: i64, positive_fraction: f64) -> Self {
+        Self { batch_size_per_image, positive_fraction }
+    }
+
+    /// Draws from libtorch's default generator, per image one `randperm` over its positives and one over its
+    /// negatives. Both are made even where nothing has to be left out, as the original does, so that the same seed
+    /// gives the same samples.
+    ///
+    /// # Shapes
+    /// `labels`: one `[N]` per image, at least 1 for positives, 0 for negatives, below 0 for what is ignored.
+    pub fn sample(&self, labels: &[Tensor]) -> Vec<Sampled> {
+        labels.iter().map(|labels| self.sample_image(labels)).collect()
+    }
+
+    fn sample_image(&self, labels: &Tensor) -> Sampled {
+        let positive = labels.ge(1).nonzero().squeeze_dim(1);
+        let negative = labels.eq(0).nonzero().squeeze_dim(1);
+        let wanted = (self.batch_size_per_image as f64 * self.positive_fraction) as i64;
+        let num_positive = wanted.min(positive.size()[0]);
+        let num_negative = (self.batch_size_per_image - num_positive).min(negative.size()[0]);
+        let draw = |candidates: &Tensor, number: i64| {
+            let order = Tensor::randperm(candidates.size()[0], (Kind::Int64, candidates.device()));
+            candidates.index_select(0, &order.narrow(0, 0, number)).sort(0, false).0
+        };
+        let positive = draw(&positive, num_positive);
+        let negative = draw(&negative, num_negative);
+        Sampled { positive, negative }
+    }
+}

@@ -1,0 +1,93 @@
+//! Generalized R-CNN: a backbone, a proposal network, and heads.
+
+use anyhow::{ensure, Result};
+use tch::Tensor;
+
+use crate::config::Config;
+use crate::layers::ParamPath;
+use crate::modeling::backbone::build_backbone;
+use crate::modeling::registry::{Backbone, ModelRegistries};
+use crate::modeling::roi_heads::{build_roi_heads, CombinedRoiHeads};
+use crate::modeling::rpn::{build_rpn, ProposalNetwork};
+use crate::structures::{BoxList, ImageList};
+
+/// Losses by the original's names, in its order: heads (`loss_classifier`, `loss_box_reg`, `loss_mask`, `loss_kp`),
+/// then `loss_objectness`, `loss_rpn_box_reg`; or `loss_retina_cls`, `loss_retina_reg`.
+pub type Losses = Vec<(String, Tensor)>;
+
+/// The detector. Training and inference are two methods, [`losses`](Self::losses) and [`detect`](Self::detect).
+pub struct GeneralizedRcnn {
+    backbone: Box<dyn Backbone>,
+    rpn: ProposalNetwork,
+    roi_heads: Option<CombinedRoiHeads>,
+}
+
+impl GeneralizedRcnn {
+    /// See [`build_detection_model`](super::build_detection_model).
+    ///
+    /// # Errors
+    /// Unknown names, or keys that contradict each other.
+    pub fn new(cfg: &Config, root: &ParamPath, registries: &ModelRegistries) -> Result<Self> {
+        let backbone = build_backbone(cfg, &root.sub("backbone"), registries)?;
+        let channels = backbone.out_channels();
+        let rpn = build_rpn(cfg, &root.sub("rpn"), channels, registries)?;
+        let roi_heads = build_roi_heads(cfg, &root.sub("roi_heads"), channels, registries)?;
+        Ok(Self { backbone, rpn, roi_heads })
+    }
+
+    pub fn backbone(&self) -> &dyn Backbone {
+        self.backbone.as_ref()
+    }
+
+    pub fn rpn(&self) -> &ProposalNetwork {
+        &self.rpn
+    }
+
+    /// The heads; none for RetinaNet and RPN-only models.
+    pub fn roi_heads(&self) -> Option<&CombinedRoiHeads> {
+        self.roi_heads.as_ref()
+    }
+
+    /// The losses of a batch. Random samples come from libtorch's default generator, in the original's order.
+    ///
+    /// An image without ground truth is all background (the original cannot train on it): every term stays finite, and
+    /// a term without samples is a zero whose gradients are zeros.
+    ///
+    /// # Shapes
+    /// `images.tensors` `[N, 3, H, W]`, one target per image, in pixels of the image before padding.
+    ///
+    /// # Errors
+    /// Other than one target per image, or targets without a field that a head needs (`labels`; `masks` or
+    /// `keypoints` where these heads are on).
+    pub fn losses(&self, images: &ImageList, targets: &[BoxList]) -> Result<Losses> {
+        ensure!(
+            images.len() == targets.len(),
+            "a batch of {} images came with targets for {}",
+            images.len(),
+            targets.len()
+        );
+        let features = self.backbone.forward(&images.tensors, true);
+        let (proposals, rpn_losses) = self.rpn.losses(images, &features, targets)?;
+        let mut losses = match &self.roi_heads {
+            Some(heads) => heads.losses(&features, &proposals, targets)?,
+            None => Losses::new(),
+        };
+        losses.extend(rpn_losses);
+        Ok(losses)
+    }
+
+    /// The detections of each image, in pixels of the image before padding: fields `scores`, `labels`, and `mask` and
+    /// `keypoints` where these heads are on. An RPN-only model gives its proposals, field `objectness`, best first.
+    ///
+    /// # Shapes
+    /// `images.tensors` `[N, 3, H, W]`.
+    pub fn detect(&self, images: &ImageList) -> Result<Vec<BoxList>> {
+        let _no_grad = tch::no_grad_guard();
+        let features = self.backbone.forward(&images.tensors, false);
+        let proposals = self.rpn.detect(images, &features)?;
+        match &self.roi_heads {
+            Some(heads) => heads.detect(&features, &proposals),
+            None => Ok(proposals),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Pools features of regions of interest, each from the pyramid level that fits its size.
+
+use anyhow::{ensure, Result};
+use tch::{Kind, Tensor};
+
+use crate::layers::roi_align;
+use crate::structures::BoxList;
+
+use super::utils::{cat, indices_of};
+
+/// Assigns boxes to pyramid levels by their area (Feature Pyramid Networks, equation 1).
+#[derive(Clone, Debug, PartialEq)]
+pub struct LevelMapper {
+    k_min: i64,
+    k_max: i64,
+    canonical_scale: f64,
+    canonical_level: i64,
+    eps: f64,
+}
+
+impl LevelMapper {
+    /// Levels `k_min..=k_max`; a box of 224×224 goes to level 4.
+    pub fn new(k_min: i64, k_max: i64) -> Self {
+        Self::with_canonical(k_min, k_max, 224.0, 4)
+    }
+
+    /// As [`new`](Self::new), with the box side `canonical_scale` going to `canonical_level`.
+    pub fn with_canonical(k_min: i64, k_max: i64, canonical_scale: f64, canonical_level: i64) -> Self {
+        Self { k_min, k_max, canonical_scale, canonical_level, eps: 1e-6 }
+    }
+
+    /// # Shapes
+    /// `areas` `[R]` float32 → `[R]` int64, counted from `k_min`.
+    pub fn levels(&self, areas: &Tensor) -> Tensor {
+        let octaves = (areas.sqrt() / self.canonical_scale + self.eps).log2();
+        let levels = (octaves + self.canonical_level as f64).floor();
+        levels.clamp(self.k_min as f64, self.k_max as f64).to_kind(Kind::Int64) - self.k_min
+    }
+}
+
+/// RoIAlign over one feature map or over the levels of a pyramid.
+#[derive(Clone, Debug)]
+pub struct Pooler {
+    resolution: i64,
+    scales: Vec<f64>,
+    sampling_ratio: i64,
+    map_levels: LevelMapper,
+}
+
+impl Pooler {
+    /// A pooler to `resolution`×`resolution` from one map per scale (feature pixels per image pixel), finest first.
+    ///
+    /// # Errors
+    /// No scale, or a scale that is not positive.
+    pub fn new(resolution: i64, scales: &[f64], sampling_ratio: i64) -> Result<Self> {
+        ensure!(
+            !scales.is_empty() && scales.iter().all(|s| *s > 0.0),
+            "POOLER_SCALES must be positive numbers, one per feature map, not {scales:?}"
+        );
+        ensure!(resolution > 0, "POOLER_RESOLUTION must be positive, not {resolution}");
+        // The network halves the resolution at each level, so a scale is a power of two.
+        let level = |scale: f64| -(scale as f32).log2() as i64;
+        let map_levels = LevelMapper::new(level(scales[0]), level(scales[scales.len() - 1]));
+        Ok(Self { resolution, scales: scales.to_vec(), sampling_ratio, map_levels })
+    }
+
+    /// The side of the pooled maps.
+    pub fn resolution(&self) -> i64 {
+        self.resolution
+    }
+
+    /// # Shapes
+    /// `features`: one `[N, C, H, W]` per level (those beyond the scales are not used), `boxes`: one list per image →
+    /// `[R, C, resolution, resolution]` in the order of the boxes.
+    pub fn forward(&self, features: &[Tensor], boxes: &[BoxList]) -> Tensor {
+        let rois = convert_to_roi_format(boxes);
+        let pool = |feature: &Tensor, rois: &Tensor, scale: f64| {
+            roi_align(feature, rois, (self.resolution, self.resolution), scale, self.sampling_ratio)
+        };
+        if self.scales.len() == 1 {
+            return pool(&features[0], &rois, self.scales[0]);
+        }
+        let areas: Vec<Tensor> = boxes.iter().map(BoxList::area).collect();
+        let levels = self.map_levels.levels(&cat(&areas, 0));
+        let mut pooled = Vec::with_capacity(self.scales.len());
+        let mut places = Vec::with_capacity(self.scales.len());
+        for (level, (feature, scale)) in features.iter().zip(&self.scales).enumerate() {
+            let in_level = indices_of(&levels.eq(level as i64));
+            pooled.push(pool(feature, &rois.index_select(0, &in_level), *scale));
+            places.push(in_level);
+        }
+        // Back from the order of the levels to the order of the boxes.
+        let order = Tensor::cat(&places, 0).argsort(0, false);
+        Tensor::cat(&pooled, 0).index_select(0, &order)
+    }
+}
+
+/// All boxes of a batch as `[R, 5]`: image index, x1, y1, x2, y2.
+pub fn convert_to_roi_format(boxes: &[BoxList]) -> Tensor {
+    let rois: Vec<Tensor> = boxes
+        .iter()
+        .enumerate()
+        .map(|(image, list)| {
+            let bbox = list.bbox();
+            Tensor::cat(&[Tensor::full([bbox.size()[0], 1], image as f64, (bbox.kind(), bbox.device())), bbox.shallow_clone()], 1)
+        })
+        .collect();
+    cat(&rois, 0)
+}

@@ -1,0 +1,112 @@
+//! From the box head's outputs to detections.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use crate::config::Config;
+use crate::modeling::box_coder::BoxCoder;
+use crate::modeling::utils::{cat, keep_best};
+use crate::structures::{boxlist_nms, cat_boxlist, BoxList, Mode};
+
+use super::loss::make_roi_box_coder;
+
+/// Decodes boxes, drops low scores, applies NMS per class and limits the number of detections per image.
+#[derive(Clone, Debug)]
+pub struct PostProcessor {
+    pub score_thresh: f64,
+    pub nms: f64,
+    /// Detections per image; 0: no limit.
+    pub detections_per_img: i64,
+    pub box_coder: BoxCoder,
+    pub cls_agnostic_bbox_reg: bool,
+}
+
+impl PostProcessor {
+    /// The detections of each image with the fields `scores` and `labels`, ordered by class and then by proposal.
+    ///
+    /// # Shapes
+    /// `class_logits` `[R, classes]`, `box_regression` `[R, 4·classes]` over all images.
+    pub fn detections(
+        &self,
+        class_logits: &Tensor,
+        box_regression: &Tensor,
+        proposals: &[BoxList],
+    ) -> Result<Vec<BoxList>> {
+        let num_classes = class_logits.size()[1];
+        let unfiltered = self.unfiltered(class_logits, box_regression, proposals)?;
+        unfiltered.iter().map(|boxes| self.filter_results(boxes, num_classes)).collect()
+    }
+
+    /// The box of every proposal for every class (background included), clipped, with the field `scores`:
+    /// `R·classes` entries an image, proposals outside, classes inside.
+    pub fn unfiltered(
+        &self,
+        class_logits: &Tensor,
+        box_regression: &Tensor,
+        proposals: &[BoxList],
+    ) -> Result<Vec<BoxList>> {
+        let class_prob = class_logits.softmax(-1, None::<Kind>);
+        let num_classes = class_prob.size()[1];
+        let boxes: Vec<Tensor> = proposals.iter().map(|p| p.bbox().shallow_clone()).collect();
+        let decoded = if self.cls_agnostic_bbox_reg {
+            let last = box_regression.narrow(1, box_regression.size()[1] - 4, 4);
+            self.box_coder.decode(&last, &cat(&boxes, 0)).repeat([1, num_classes])
+        } else {
+            self.box_coder.decode(box_regression, &cat(&boxes, 0))
+        };
+        let per_image: Vec<i64> = proposals.iter().map(|p| p.len() as i64).collect();
+        let decoded = decoded.split_with_sizes(&per_image[..], 0);
+        let class_prob = class_prob.split_with_sizes(&per_image[..], 0);
+        proposals
+            .iter()
+            .zip(decoded.iter().zip(&class_prob))
+            .map(|(proposals, (boxes, scores))| {
+                let mut boxlist = BoxList::new(boxes.reshape([-1, 4]), proposals.size(), Mode::Xyxy)?;
+                boxlist.add_field("scores", scores.reshape([-1]));
+                boxlist.clip_to_image(false)
+            })
+            .collect()
+    }
+
+    /// Score threshold, NMS per class (background left out) and limit, over a list as
+    /// [`unfiltered`](Self::unfiltered) gives it.
+    pub fn filter_results(&self, boxlist: &BoxList, num_classes: i64) -> Result<BoxList> {
+        let scores = boxlist.tensor_field("scores")?;
+        let by_class = scores.reshape([-1, num_classes]).transpose(0, 1).gt(self.score_thresh);
+        // Only classes that have candidates are looked at; both columns come to the CPU once.
+        let places = by_class.nonzero();
+        let counts = Vec::<i64>::try_from(by_class.sum_dim_intlist(1, false, Kind::Int64))?;
+        let index = places.select(1, 1) * num_classes + places.select(1, 0);
+        let mut kept = Vec::new();
+        let mut start = counts[0];
+        for (class, count) in counts.iter().enumerate().skip(1).filter(|(_, count)| **count > 0) {
+            let of_class = boxlist.select(&index.narrow(0, start, *count))?;
+            start += count;
+            let mut of_class = boxlist_nms(&of_class, self.nms, -1, "scores")?;
+            let labels = Tensor::full([of_class.len() as i64], class as i64, (Kind::Int64, index.device()));
+            of_class.add_field("labels", labels);
+            kept.push(of_class);
+        }
+        if kept.is_empty() {
+            let mut none = boxlist.select(&index.narrow(0, 0, 0))?;
+            none.add_field("labels", Tensor::zeros([0], (Kind::Int64, index.device())));
+            return Ok(none);
+        }
+        keep_best(&cat_boxlist(&kept)?, self.detections_per_img)
+    }
+}
+
+/// The post-processing of `MODEL.ROI_HEADS`.
+///
+/// # Errors
+/// Other than four box weights.
+pub fn make_roi_box_post_processor(cfg: &Config) -> Result<PostProcessor> {
+    let roi_heads = &cfg.model.roi_heads;
+    Ok(PostProcessor {
+        score_thresh: roi_heads.score_thresh,
+        nms: roi_heads.nms,
+        detections_per_img: roi_heads.detections_per_img,
+        box_coder: make_roi_box_coder(cfg)?,
+        cls_agnostic_bbox_reg: cfg.model.cls_agnostic_bbox_reg,
+    })
+}

@@ -1,0 +1,174 @@
+//! Sampling of proposals and the losses of the box head (Fast R-CNN).
+
+use anyhow::{Context, Result};
+use tch::{Kind, Reduction, Tensor};
+
+use crate::config::Config;
+use crate::layers::smooth_l1_loss;
+use crate::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
+use crate::modeling::box_coder::BoxCoder;
+use crate::modeling::matcher::Matcher;
+use crate::modeling::utils::{cat, indices_of, zero_loss};
+use crate::structures::BoxList;
+
+/// Matches and samples proposals, and computes the two losses.
+#[derive(Debug)]
+pub struct FastRcnnLossComputation {
+    matcher: Matcher,
+    sampler: BalancedPositiveNegativeSampler,
+    box_coder: BoxCoder,
+    cls_agnostic_bbox_reg: bool,
+}
+
+/// What the proposals of one image are to learn.
+#[derive(Debug)]
+pub struct ProposalTargets {
+    /// `[R]` int64: class, 0 background, -1 ignored.
+    pub labels: Tensor,
+    /// `[R]` int64: the matched ground truth, or the matcher's negative values.
+    pub matched_idxs: Tensor,
+}
+
+/// Matches the proposals of one image and gives each the class of its ground truth.
+///
+/// # Errors
+/// Ground truth without the field `labels`.
+pub(crate) fn match_targets_to_proposals(
+    matcher: &Matcher,
+    proposals: &BoxList,
+    target: &BoxList,
+) -> Result<ProposalTargets> {
+    let device = proposals.bbox().device();
+    let matched_idxs = matcher.match_boxes(&target.bbox().to_device(device), proposals.bbox());
+    let labels = if target.is_empty() {
+        matched_idxs.zeros_like()
+    } else {
+        let classes = target.tensor_field("labels")?.to_device(device).to_kind(Kind::Int64);
+        classes
+            .index_select(0, &matched_idxs.clamp_min(0))
+            .masked_fill(&matched_idxs.eq(Matcher::BELOW_LOW_THRESHOLD), 0)
+            .masked_fill(&matched_idxs.eq(Matcher::BETWEEN_THRESHOLDS), -1)
+    };
+    Ok(ProposalTargets { labels, matched_idxs })
+}
+
+impl FastRcnnLossComputation {
+    /// The targets of the proposals, per image.
+    ///
+    /// # Errors
+    /// Ground truth without the field `labels`.
+    pub fn prepare_targets(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<ProposalTargets>> {
+        let pairs = proposals.iter().zip(targets);
+        pairs.map(|(proposals, target)| match_targets_to_proposals(&self.matcher, proposals, target)).collect()
+    }
+
+    /// The sampler, for looking at what it draws.
+    pub fn sampler(&self) -> &BalancedPositiveNegativeSampler {
+        &self.sampler
+    }
+
+    /// Samples positives and negatives of each image (ascending) and gives them the fields `labels`,
+    /// `regression_targets` and `matched_idxs`.
+    ///
+    /// # Errors
+    /// Ground truth without the field `labels`.
+    pub fn subsample(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<BoxList>> {
+        let _no_grad = tch::no_grad_guard();
+        let prepared = self.prepare_targets(proposals, targets)?;
+        let labels: Vec<Tensor> = prepared.iter().map(|p| p.labels.shallow_clone()).collect();
+        let sampled = self.sampler.sample(&labels);
+        let images = proposals.iter().zip(targets).zip(prepared.iter().zip(&sampled));
+        images
+            .map(|((proposals, target), (prepared, sampled))| {
+                let index = sampled.all();
+                let mut chosen = proposals.select(&index)?;
+                let matched_idxs = prepared.matched_idxs.index_select(0, &index);
+                let regression_targets = if target.is_empty() {
+                    chosen.bbox().zeros_like()
+                } else {
+                    let gt = target.bbox().to_device(chosen.bbox().device());
+                    self.box_coder.encode(&gt.index_select(0, &matched_idxs.clamp_min(0)), chosen.bbox())
+                };
+                chosen.add_field("labels", prepared.labels.index_select(0, &index));
+                chosen.add_field("regression_targets", regression_targets);
+                chosen.add_field("matched_idxs", matched_idxs);
+                Ok(chosen)
+            })
+            .collect()
+    }
+
+    /// `(loss_classifier, loss_box_reg)` of the sampled proposals. The box loss is divided by *all* samples, as in the
+    /// original. Without samples a loss is a zero with gradients.
+    ///
+    /// # Shapes
+    /// `class_logits` `[R, classes]`, `box_regression` `[R, 4·classes]` (class-agnostic: `[R, 8]`).
+    ///
+    /// # Errors
+    /// Proposals that do not come from [`subsample`](Self::subsample).
+    pub fn losses(
+        &self,
+        class_logits: &Tensor,
+        box_regression: &Tensor,
+        proposals: &[BoxList],
+    ) -> Result<(Tensor, Tensor)> {
+        let field = |name: &str| -> Result<Tensor> {
+            let parts = proposals.iter().map(|p| Ok(p.tensor_field(name)?.shallow_clone()));
+            Ok(cat(&parts.collect::<Result<Vec<_>>>()?, 0))
+        };
+        let (labels, regression_targets) = (field("labels")?, field("regression_targets")?);
+        let number = labels.size()[0];
+        if number == 0 {
+            return Ok((zero_loss(class_logits), zero_loss(box_regression)));
+        }
+        let loss_classifier = class_logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::Mean, -100, 0.0);
+
+        let positive = indices_of(&labels.gt(0));
+        let first_column = if self.cls_agnostic_bbox_reg {
+            Tensor::full([positive.size()[0]], 4, (Kind::Int64, positive.device()))
+        } else {
+            labels.index_select(0, &positive) * 4
+        };
+        let columns = first_column.unsqueeze(1) + Tensor::arange(4, (Kind::Int64, positive.device()));
+        let loss_box_reg = smooth_l1_loss(
+            &box_regression.index_select(0, &positive).gather(1, &columns, false),
+            &regression_targets.index_select(0, &positive),
+            1.0,
+            false,
+        ) / number as f64;
+        Ok((loss_classifier, loss_box_reg))
+    }
+}
+
+/// The matcher of `MODEL.ROI_HEADS`, which all heads use.
+///
+/// # Errors
+/// Thresholds in the wrong order.
+pub(crate) fn make_roi_matcher(cfg: &Config) -> Result<Matcher> {
+    let roi_heads = &cfg.model.roi_heads;
+    Matcher::new(roi_heads.fg_iou_threshold, roi_heads.bg_iou_threshold, false).context("MODEL.ROI_HEADS")
+}
+
+/// The box coder of `MODEL.ROI_HEADS.BBOX_REG_WEIGHTS`.
+///
+/// # Errors
+/// Other than four weights.
+pub(crate) fn make_roi_box_coder(cfg: &Config) -> Result<BoxCoder> {
+    let weights = &cfg.model.roi_heads.bbox_reg_weights;
+    let weights = <[f64; 4]>::try_from(weights.0.as_slice())
+        .with_context(|| format!("MODEL.ROI_HEADS.BBOX_REG_WEIGHTS needs four numbers, not {:?}", weights.0))?;
+    Ok(BoxCoder::new(weights))
+}
+
+/// The loss computation of `MODEL.ROI_HEADS`.
+///
+/// # Errors
+/// Thresholds in the wrong order, or other than four box weights.
+pub fn make_roi_box_loss_evaluator(cfg: &Config) -> Result<FastRcnnLossComputation> {
+    let roi_heads = &cfg.model.roi_heads;
+    Ok(FastRcnnLossComputation {
+        matcher: make_roi_matcher(cfg)?,
+        sampler: BalancedPositiveNegativeSampler::new(roi_heads.batch_size_per_image, roi_heads.positive_fraction),
+        box_coder: make_roi_box_coder(cfg)?,
+        cls_agnostic_bbox_reg: cfg.model.cls_agnostic_bbox_reg,
+    })
+}

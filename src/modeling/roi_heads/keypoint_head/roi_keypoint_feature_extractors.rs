@@ -1,0 +1,56 @@
+//! What the keypoint head sees of a region.
+
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use tch::Tensor;
+
+use crate::config::Config;
+use crate::layers::{Conv2d, ConvConfig, Init, ParamPath};
+use crate::modeling::poolers::Pooler;
+use crate::modeling::registry::{ModelRegistries, RoiFeatureExtractor, RoiFeatureExtractorBuilder};
+use crate::structures::BoxList;
+
+/// A chain of 3×3 convolutions (`KeypointRCNNFeatureExtractor`).
+struct KeypointRcnnFeatureExtractor {
+    pooler: Pooler,
+    blocks: Vec<Conv2d>,
+    out_channels: i64,
+}
+
+impl RoiFeatureExtractor for KeypointRcnnFeatureExtractor {
+    fn forward(&self, features: &[Tensor], proposals: &[BoxList], _train: bool) -> Result<Tensor> {
+        let pooled = self.pooler.forward(features, proposals);
+        Ok(self.blocks.iter().fold(pooled, |x, block| block.forward(&x).relu_()))
+    }
+
+    fn out_channels(&self) -> i64 {
+        self.out_channels
+    }
+}
+
+fn build_keypoint_rcnn(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    let head = &cfg.model.roi_keypoint_head;
+    let pooler = Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio);
+    let config = ConvConfig {
+        padding: 1,
+        weight_init: Init::KaimingNormalFanOut,
+        bias_init: Some(Init::Const(0.0)),
+        ..ConvConfig::default()
+    };
+    let mut channels = in_channels;
+    let mut blocks = Vec::with_capacity(head.conv_layers.len());
+    for (i, out_channels) in head.conv_layers.iter().enumerate() {
+        blocks.push(Conv2d::new(&path.sub(format!("conv_fcn{}", i + 1)), channels, *out_channels, 3, config));
+        channels = *out_channels;
+    }
+    let pooler = pooler.context("MODEL.ROI_KEYPOINT_HEAD")?;
+    Ok(Rc::new(KeypointRcnnFeatureExtractor { pooler, blocks, out_channels: channels }))
+}
+
+/// Adds the built-in keypoint feature extractors.
+pub fn register(registries: &mut ModelRegistries) {
+    let extractors: [(&str, RoiFeatureExtractorBuilder); 1] =
+        [("KeypointRCNNFeatureExtractor", build_keypoint_rcnn)];
+    registries.keypoint_feature_extractors.built_in(extractors);
+}

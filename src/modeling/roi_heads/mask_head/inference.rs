@@ -1,0 +1,55 @@
+//! From mask logits to the masks of detections.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use crate::config::Config;
+use crate::structures::{BoxList, Masker};
+
+/// Gives each detection the mask of its class: probabilities in the frame of its box, or (with a masker) pixels of the
+/// image that the network saw.
+#[derive(Clone, Debug)]
+pub struct MaskPostProcessor {
+    masker: Option<Masker>,
+}
+
+impl MaskPostProcessor {
+    pub fn new(masker: Option<Masker>) -> Self {
+        Self { masker }
+    }
+
+    /// The detections with the field `mask`: `[n, 1, M, M]` probabilities, or with a masker `[n, 1, H, W]` bool.
+    ///
+    /// # Shapes
+    /// `mask_logits` `[R, classes, M, M]` for the detections of all images.
+    ///
+    /// # Errors
+    /// Detections without the field `labels`.
+    pub fn detections(&self, mask_logits: &Tensor, boxes: Vec<BoxList>) -> Result<Vec<BoxList>> {
+        let labels = boxes.iter().map(|b| b.tensor_field("labels")).collect::<Result<Vec<_>>>()?;
+        let labels = Tensor::cat(&labels, 0);
+        let row = Tensor::arange(labels.size()[0], (Kind::Int64, labels.device()));
+        // The class is picked first, so that the sigmoid sees one map per detection.
+        let mask_prob = mask_logits.index(&[Some(row), Some(labels)]).sigmoid().unsqueeze(1);
+        let per_image: Vec<i64> = boxes.iter().map(|b| b.len() as i64).collect();
+        let mask_prob = mask_prob.split_with_sizes(&per_image[..], 0);
+        boxes
+            .into_iter()
+            .zip(mask_prob)
+            .map(|(mut boxes, prob)| {
+                let mask = match &self.masker {
+                    Some(masker) => masker.forward_single_image(&prob, &boxes)?,
+                    None => prob,
+                };
+                boxes.add_field("mask", mask);
+                Ok(boxes)
+            })
+            .collect()
+    }
+}
+
+/// The post-processing of `MODEL.ROI_MASK_HEAD`.
+pub fn make_roi_mask_post_processor(cfg: &Config) -> MaskPostProcessor {
+    let head = &cfg.model.roi_mask_head;
+    MaskPostProcessor::new(head.postprocess_masks.then(|| Masker::new(head.postprocess_masks_threshold, 1)))
+}

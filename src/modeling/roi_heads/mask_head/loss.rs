@@ -1,0 +1,82 @@
+//! Targets and loss of the mask head (Mask R-CNN, section 3).
+
+use anyhow::{Context, Result};
+use tch::{Device, Kind, Reduction, Tensor};
+
+use crate::modeling::utils::{cat, zero_loss};
+use crate::structures::{BoxList, PolygonCrop, SegmentationMask};
+
+/// The part of each mask that lies in its box, as `size`×`size` pixels of 0 and 1. The crop of polygons is upstream's,
+/// which moves the corner of the box into the image first. The fork does not, but proposals already lie in the image,
+/// so the two agree here.
+///
+/// # Shapes
+/// One mask and one box (xyxy) per row → `[P, size, size]` float32 on the device of the boxes.
+///
+/// # Errors
+/// Fewer masks than boxes.
+pub fn project_masks_on_boxes(masks: &SegmentationMask, boxes: &Tensor, size: i64) -> Result<Tensor> {
+    if boxes.size()[0] == 0 {
+        return Ok(Tensor::zeros([0, size, size], (Kind::Float, boxes.device())));
+    }
+    let corners = boxes.unbind(1);
+    // Without the + 1 of inclusive corners a box one pixel wide has no width, which the original cannot resize.
+    let far = |near: &Tensor, far: &Tensor| far.where_self(&far.gt_tensor(near), &(near + 1.0));
+    let (right, bottom) = (far(&corners[0], &corners[2]), far(&corners[1], &corners[3]));
+    let crops = Tensor::stack(&[&corners[0], &corners[1], &right, &bottom], 1).to_device(Device::Cpu);
+    let pixels = masks.crop_and_resize(&crops, (size, size), PolygonCrop::default())?;
+    Ok(pixels.to_kind(Kind::Float).to_device(boxes.device()))
+}
+
+/// Makes the mask targets of positive proposals and compares them with the logits.
+#[derive(Clone, Debug)]
+pub struct MaskRcnnLossComputation {
+    discretization_size: i64,
+}
+
+impl MaskRcnnLossComputation {
+    /// Targets are `discretization_size` (`MODEL.ROI_MASK_HEAD.RESOLUTION`) pixels wide and high.
+    pub fn new(discretization_size: i64) -> Self {
+        Self { discretization_size }
+    }
+
+    /// The targets of positive proposals of each image, `[P, M, M]` of 0 and 1.
+    /// # Errors
+    /// Ground truth without the field `masks`, or with fewer masks than boxes.
+    pub fn prepare_targets(&self, positives: &[BoxList], targets: &[BoxList]) -> Result<Vec<Tensor>> {
+        let _no_grad = tch::no_grad_guard();
+        positives
+            .iter()
+            .zip(targets)
+            .map(|(proposals, target)| {
+                if proposals.is_empty() {
+                    let options = (Kind::Float, proposals.bbox().device());
+                    return Ok(Tensor::zeros([0, self.discretization_size, self.discretization_size], options));
+                }
+                let masks = target.masks().context("masks are needed to train MODEL.MASK_ON")?;
+                let matched = proposals.tensor_field("matched_idxs")?.to_device(Device::Cpu);
+                project_masks_on_boxes(&masks.select(&matched)?, proposals.bbox(), self.discretization_size)
+            })
+            .collect()
+    }
+
+    /// `loss_mask` over the positive proposals, each with the logits of its class. Without any it is a zero with
+    /// gradients.
+    ///
+    /// # Shapes
+    /// `mask_logits` `[P, classes, M, M]` for the proposals of all images.
+    ///
+    /// # Errors
+    /// As [`prepare_targets`](Self::prepare_targets); proposals that the box head has not sampled.
+    pub fn loss(&self, positives: &[BoxList], mask_logits: &Tensor, targets: &[BoxList]) -> Result<Tensor> {
+        let mask_targets = cat(&self.prepare_targets(positives, targets)?, 0);
+        if mask_targets.numel() == 0 {
+            return Ok(zero_loss(mask_logits));
+        }
+        let labels = positives.iter().map(|p| p.tensor_field("labels")).collect::<Result<Vec<_>>>()?;
+        let labels = Tensor::cat(&labels, 0);
+        let row = Tensor::arange(labels.size()[0], (Kind::Int64, labels.device()));
+        let logits = mask_logits.index(&[Some(row), Some(labels)]);
+        Ok(logits.binary_cross_entropy_with_logits::<Tensor>(&mask_targets, None, None, Reduction::Mean))
+    }
+}

@@ -1,0 +1,168 @@
+//! Anchors: the reference boxes at every position of the feature maps.
+
+use anyhow::{ensure, Result};
+use tch::{Kind, Tensor};
+
+use crate::config::Config;
+use crate::layers::ParamPath;
+
+/// The anchors of one cell, centred on a box of `stride`×`stride` pixels: ratios outside, sizes inside, in float64.
+/// Widths and heights of a ratio are rounded half to even before scaling (Faster R-CNN's `generate_anchors`).
+pub fn generate_anchors(stride: i64, sizes: &[f64], aspect_ratios: &[f64]) -> Vec<[f64; 4]> {
+    let side = stride as f64;
+    let centre = 0.5 * (side - 1.0);
+    let mut anchors = Vec::with_capacity(sizes.len() * aspect_ratios.len());
+    for ratio in aspect_ratios {
+        let width = (side * side / ratio).sqrt().round_ties_even();
+        let height = (width * ratio).round_ties_even();
+        for size in sizes {
+            let scale = size / side;
+            let (half_width, half_height) = (0.5 * (width * scale - 1.0), 0.5 * (height * scale - 1.0));
+            anchors.push([centre - half_width, centre - half_height, centre + half_width, centre + half_height]);
+        }
+    }
+    anchors
+}
+
+/// Anchors of the feature maps of a batch, and which of them lie inside an image.
+#[derive(Debug)]
+pub struct AnchorGenerator {
+    strides: Vec<i64>,
+    cell_anchors: Vec<Tensor>,
+    straddle_thresh: i64,
+}
+
+impl AnchorGenerator {
+    /// One entry of `sizes` (the sizes of that level's anchors) per stride. The cells are buffers `cell_anchors.N` of
+    /// the state, as in the original.
+    ///
+    /// # Errors
+    /// Numbers of sizes and strides that differ.
+    pub fn new(
+        path: &ParamPath,
+        sizes: &[Vec<f64>],
+        aspect_ratios: &[f64],
+        strides: &[i64],
+        straddle_thresh: i64,
+    ) -> Result<Self> {
+        ensure!(
+            sizes.len() == strides.len(),
+            "anchor sizes are given for {} feature maps and strides for {}",
+            sizes.len(),
+            strides.len()
+        );
+        let path = path.sub("cell_anchors");
+        let cell_anchors = sizes
+            .iter()
+            .zip(strides)
+            .enumerate()
+            .map(|(level, (sizes, stride))| {
+                let cell = generate_anchors(*stride, sizes, aspect_ratios).concat();
+                let cell = Tensor::from_slice(&cell).reshape([-1, 4]).to_kind(Kind::Float);
+                path.buffer_from(&level.to_string(), &cell)
+            })
+            .collect();
+        Ok(Self { strides: strides.to_vec(), cell_anchors, straddle_thresh })
+    }
+
+    /// The number of anchors at each position, per level.
+    pub fn num_anchors_per_location(&self) -> Vec<i64> {
+        self.cell_anchors.iter().map(|cell| cell.size()[0]).collect()
+    }
+
+    /// The anchors of each level in the order row, column, cell: the same for every image of a batch.
+    ///
+    /// # Shapes
+    /// `features`: one `[N, C, H, W]` per level → one `[H·W·A, 4]` per level.
+    pub fn grid_anchors(&self, features: &[Tensor]) -> Vec<Tensor> {
+        features
+            .iter()
+            .zip(self.strides.iter().zip(&self.cell_anchors))
+            .map(|(feature, (stride, cell))| {
+                let size = feature.size();
+                let (height, width) = (size[size.len() - 2], size[size.len() - 1]);
+                let options = (Kind::Float, cell.device());
+                let x = Tensor::arange_start_step(0, width * stride, *stride, options).reshape([1, width, 1]);
+                let y = Tensor::arange_start_step(0, height * stride, *stride, options).reshape([height, 1, 1]);
+                let x = x.expand([height, width, 1], false);
+                let y = y.expand([height, width, 1], false);
+                let shifts = Tensor::cat(&[&x, &y, &x, &y], 2).reshape([-1, 1, 4]);
+                (shifts + cell.unsqueeze(0)).reshape([-1, 4])
+            })
+            .collect()
+    }
+
+    /// Whether each anchor lies inside the image, up to the straddle threshold (below 0: all do).
+    ///
+    /// # Shapes
+    /// `anchors` `[K, 4]`, `image_size_hw` before padding → `[K]` bool.
+    pub fn visibility(&self, anchors: &Tensor, image_size_hw: (i64, i64)) -> Tensor {
+        if self.straddle_thresh < 0 {
+            return Tensor::ones([anchors.size()[0]], (Kind::Bool, anchors.device()));
+        }
+        let (height, width) = image_size_hw;
+        let corners = anchors.unbind(1);
+        corners[0]
+            .ge(-self.straddle_thresh)
+            .logical_and(&corners[1].ge(-self.straddle_thresh))
+            .logical_and(&corners[2].lt(width + self.straddle_thresh))
+            .logical_and(&corners[3].lt(height + self.straddle_thresh))
+    }
+}
+
+/// The anchor generator of the region proposal network (`MODEL.RPN`).
+///
+/// # Errors
+/// Anchor sizes or strides that do not fit `MODEL.RPN.USE_FPN`.
+pub fn make_anchor_generator(cfg: &Config, path: &ParamPath) -> Result<AnchorGenerator> {
+    let rpn = &cfg.model.rpn;
+    let sizes: Vec<f64> = rpn.anchor_sizes.iter().map(|s| *s as f64).collect();
+    let per_level = if rpn.use_fpn {
+        ensure!(
+            sizes.len() == rpn.anchor_stride.len(),
+            "MODEL.RPN.USE_FPN needs as many ANCHOR_SIZES as ANCHOR_STRIDEs, but there are {} and {}",
+            sizes.len(),
+            rpn.anchor_stride.len()
+        );
+        sizes.iter().map(|s| vec![*s]).collect()
+    } else {
+        ensure!(
+            rpn.anchor_stride.len() == 1,
+            "MODEL.RPN.ANCHOR_STRIDE must have one entry without MODEL.RPN.USE_FPN, but it has {}",
+            rpn.anchor_stride.len()
+        );
+        vec![sizes]
+    };
+    AnchorGenerator::new(path, &per_level, &rpn.aspect_ratios, &rpn.anchor_stride, rpn.straddle_thresh)
+}
+
+/// The anchor generator of RetinaNet (`MODEL.RETINANET`): per level several sizes within an octave.
+///
+/// # Errors
+/// Numbers of anchor sizes and strides that differ.
+pub fn make_anchor_generator_retinanet(cfg: &Config, path: &ParamPath) -> Result<AnchorGenerator> {
+    let retinanet = &cfg.model.retinanet;
+    ensure!(
+        retinanet.anchor_sizes.len() == retinanet.anchor_strides.len(),
+        "MODEL.RETINANET needs as many ANCHOR_SIZES as ANCHOR_STRIDES, but there are {} and {}",
+        retinanet.anchor_sizes.len(),
+        retinanet.anchor_strides.len()
+    );
+    let per_level: Vec<Vec<f64>> = retinanet
+        .anchor_sizes
+        .iter()
+        .map(|size| octave_sizes(*size as f64, retinanet.octave, retinanet.scales_per_octave))
+        .collect();
+    AnchorGenerator::new(
+        path,
+        &per_level,
+        &retinanet.aspect_ratios,
+        &retinanet.anchor_strides,
+        retinanet.straddle_thresh,
+    )
+}
+
+/// `scales_per_octave` sizes from `size` up to (not including) `octave · size`, evenly spaced in the logarithm.
+pub fn octave_sizes(size: f64, octave: f64, scales_per_octave: i64) -> Vec<f64> {
+    (0..scales_per_octave).map(|step| octave.powf(step as f64 / scales_per_octave as f64) * size).collect()
+}

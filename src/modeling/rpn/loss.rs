@@ -1,0 +1,136 @@
+//! The losses of the region proposal network.
+
+use anyhow::{Context, Result};
+use tch::{Kind, Reduction, Tensor};
+
+use crate::config::Config;
+use crate::layers::smooth_l1_loss;
+use crate::modeling::balanced_positive_negative_sampler::{BalancedPositiveNegativeSampler, Sampled};
+use crate::modeling::box_coder::BoxCoder;
+use crate::modeling::matcher::Matcher;
+use crate::modeling::utils::zero_loss;
+use crate::structures::{BoxList, ImageList};
+
+use super::anchor_generator::AnchorGenerator;
+use super::utils::concat_box_prediction_layers;
+
+/// What the anchors of one image are to learn.
+#[derive(Debug)]
+pub struct AnchorTargets {
+    /// `[K]` int64 over the concatenated anchors: above 0 object, 0 background, -1 ignored.
+    pub labels: Tensor,
+    /// `[K]` int64: the matched ground truth, or the matcher's negative values.
+    pub matched_idxs: Tensor,
+}
+
+/// Matches anchors, samples them and computes the two losses.
+#[derive(Debug)]
+pub struct RpnLossComputation {
+    matcher: Matcher,
+    sampler: BalancedPositiveNegativeSampler,
+    box_coder: BoxCoder,
+}
+
+impl RpnLossComputation {
+    pub fn new(matcher: Matcher, sampler: BalancedPositiveNegativeSampler, box_coder: BoxCoder) -> Self {
+        Self { matcher, sampler, box_coder }
+    }
+
+    /// The targets of the anchors `[K, 4]` (all levels of an image, concatenated), per image. Anchors that cross the
+    /// border and those between the thresholds are ignored.
+    pub fn prepare_targets(
+        &self,
+        images: &ImageList,
+        generator: &AnchorGenerator,
+        anchors: &Tensor,
+        targets: &[BoxList],
+    ) -> Vec<AnchorTargets> {
+        let per_image = targets.iter().zip(&images.image_sizes);
+        per_image
+            .map(|(target, size)| {
+                let gt = target.bbox().to_device(anchors.device());
+                let matched_idxs = self.matcher.match_boxes(&gt, anchors);
+                let ignored = generator
+                    .visibility(anchors, *size)
+                    .logical_not()
+                    .logical_or(&matched_idxs.eq(Matcher::BETWEEN_THRESHOLDS));
+                let labels = matched_idxs.ge(0).to_kind(Kind::Int64).masked_fill(&ignored, -1);
+                AnchorTargets { labels, matched_idxs }
+            })
+            .collect()
+    }
+
+    /// Draws the anchors that take part in the losses (see [`BalancedPositiveNegativeSampler::sample`]).
+    pub fn sample(&self, targets: &[AnchorTargets]) -> Vec<Sampled> {
+        let labels: Vec<Tensor> = targets.iter().map(|t| t.labels.shallow_clone()).collect();
+        self.sampler.sample(&labels)
+    }
+
+    /// `(loss_objectness, loss_rpn_box_reg)`. The box loss is divided by *all* samples, as in the original. Without
+    /// samples or positives a loss is a zero with gradients.
+    ///
+    /// # Shapes
+    /// `anchors`: one `[H·W·A, 4]` per level; `objectness` and `box_regression` as the head gives them.
+    pub fn losses(
+        &self,
+        images: &ImageList,
+        generator: &AnchorGenerator,
+        anchors: &[Tensor],
+        objectness: &[Tensor],
+        box_regression: &[Tensor],
+        targets: &[BoxList],
+    ) -> Result<(Tensor, Tensor)> {
+        let anchors = Tensor::cat(anchors, 0);
+        let prepared = self.prepare_targets(images, generator, &anchors, targets);
+        let sampled = self.sample(&prepared);
+        let (objectness, box_regression) = concat_box_prediction_layers(objectness, box_regression);
+        let objectness = objectness.squeeze_dim(1);
+
+        let per_image = anchors.size()[0];
+        let offset = |indices: &Tensor, image: usize| indices + image as i64 * per_image;
+        let positive: Vec<Tensor> = sampled.iter().enumerate().map(|(i, s)| offset(&s.positive, i)).collect();
+        let negative: Vec<Tensor> = sampled.iter().enumerate().map(|(i, s)| offset(&s.negative, i)).collect();
+        let (positive, negative) = (Tensor::cat(&positive, 0), Tensor::cat(&negative, 0));
+        let num_samples = positive.size()[0] + negative.size()[0];
+        if num_samples == 0 {
+            return Ok((zero_loss(&objectness), zero_loss(&box_regression)));
+        }
+
+        // Only the positives' offsets are ever needed, so only they are encoded.
+        let regression_targets = {
+            let _no_grad = tch::no_grad_guard();
+            let encode = |((sampled, prepared), target): ((&Sampled, &AnchorTargets), &BoxList)| {
+                let gt = target.bbox().to_device(anchors.device());
+                let matched = prepared.matched_idxs.index_select(0, &sampled.positive);
+                self.box_coder
+                    .encode(&gt.index_select(0, &matched), &anchors.index_select(0, &sampled.positive))
+            };
+            let encoded: Vec<Tensor> = sampled.iter().zip(&prepared).zip(targets).map(encode).collect();
+            Tensor::cat(&encoded, 0)
+        };
+        let box_loss =
+            smooth_l1_loss(&box_regression.index_select(0, &positive), &regression_targets, 1.0 / 9.0, false)
+                / num_samples as f64;
+
+        let labels = Tensor::cat(
+            &[positive.ones_like(), negative.zeros_like()],
+            0,
+        )
+        .to_kind(objectness.kind());
+        let objectness_loss = objectness
+            .index_select(0, &Tensor::cat(&[positive, negative], 0))
+            .binary_cross_entropy_with_logits::<Tensor>(&labels, None, None, Reduction::Mean);
+        Ok((objectness_loss, box_loss))
+    }
+}
+
+/// The loss computation of `MODEL.RPN`.
+///
+/// # Errors
+/// Thresholds in the wrong order.
+pub fn make_rpn_loss_evaluator(cfg: &Config, box_coder: &BoxCoder) -> Result<RpnLossComputation> {
+    let rpn = &cfg.model.rpn;
+    let matcher = Matcher::new(rpn.fg_iou_threshold, rpn.bg_iou_threshold, true).context("MODEL.RPN")?;
+    let sampler = BalancedPositiveNegativeSampler::new(rpn.batch_size_per_image, rpn.positive_fraction);
+    Ok(RpnLossComputation::new(matcher, sampler, box_coder.clone()))
+}

@@ -1,0 +1,109 @@
+//! The losses of RetinaNet.
+
+use anyhow::{Context, Result};
+use tch::{Kind, Tensor};
+
+use crate::config::Config;
+use crate::layers::{sigmoid_focal_loss, smooth_l1_loss};
+use crate::modeling::box_coder::BoxCoder;
+use crate::modeling::matcher::Matcher;
+use crate::modeling::rpn::loss::AnchorTargets;
+use crate::modeling::rpn::utils::concat_box_prediction_layers;
+use crate::modeling::utils::indices_of;
+use crate::structures::BoxList;
+
+/// Matches anchors and computes the two losses over all of them.
+#[derive(Clone, Debug)]
+pub struct RetinaNetLossComputation {
+    matcher: Matcher,
+    box_coder: BoxCoder,
+    gamma: f64,
+    alpha: f64,
+    bbox_reg_beta: f64,
+    /// What the box loss is divided by, beside the number of positives (`BBOX_REG_WEIGHT`).
+    regress_norm: f64,
+}
+
+impl RetinaNetLossComputation {
+    /// The targets of the anchors `[K, 4]`, per image: labels are classes here. Anchors between the thresholds are
+    /// ignored; those that cross the border are not.
+    ///
+    /// # Errors
+    /// Ground truth without the field `labels`.
+    pub fn prepare_targets(&self, anchors: &Tensor, targets: &[BoxList]) -> Result<Vec<AnchorTargets>> {
+        targets
+            .iter()
+            .map(|target| {
+                let matched_idxs = self.matcher.match_boxes(&target.bbox().to_device(anchors.device()), anchors);
+                let labels = if target.is_empty() {
+                    matched_idxs.zeros_like()
+                } else {
+                    let classes = target.tensor_field("labels")?.to_device(anchors.device()).to_kind(Kind::Int64);
+                    classes
+                        .index_select(0, &matched_idxs.clamp_min(0))
+                        .masked_fill(&matched_idxs.eq(Matcher::BELOW_LOW_THRESHOLD), 0)
+                        .masked_fill(&matched_idxs.eq(Matcher::BETWEEN_THRESHOLDS), -1)
+                };
+                Ok(AnchorTargets { labels, matched_idxs })
+            })
+            .collect()
+    }
+
+    /// `(loss_retina_cls, loss_retina_reg)`. The class loss is divided by positives + images.
+    ///
+    /// # Shapes
+    /// `anchors`: one `[H·W·A, 4]` per level; `box_cls` and `box_regression` as the head gives them.
+    pub fn losses(
+        &self,
+        anchors: &[Tensor],
+        box_cls: &[Tensor],
+        box_regression: &[Tensor],
+        targets: &[BoxList],
+    ) -> Result<(Tensor, Tensor)> {
+        let anchors = Tensor::cat(anchors, 0);
+        let prepared = self.prepare_targets(&anchors, targets)?;
+        let (box_cls, box_regression) = concat_box_prediction_layers(box_cls, box_regression);
+
+        let mut positive = Vec::with_capacity(prepared.len());
+        let mut encoded = Vec::with_capacity(prepared.len());
+        for (image, (prepared, target)) in prepared.iter().zip(targets).enumerate() {
+            let _no_grad = tch::no_grad_guard();
+            let index = indices_of(&prepared.labels.gt(0));
+            let gt = target.bbox().to_device(anchors.device());
+            let gt = gt.index_select(0, &prepared.matched_idxs.index_select(0, &index));
+            encoded.push(self.box_coder.encode(&gt, &anchors.index_select(0, &index)));
+            positive.push(index + image as i64 * anchors.size()[0]);
+        }
+        let positive = Tensor::cat(&positive, 0);
+        let num_positive = positive.size()[0] as f64;
+        let loss_reg = smooth_l1_loss(
+            &box_regression.index_select(0, &positive),
+            &Tensor::cat(&encoded, 0),
+            self.bbox_reg_beta,
+            false,
+        ) / (num_positive * self.regress_norm).max(1.0);
+
+        let labels: Vec<Tensor> = prepared.iter().map(|p| p.labels.shallow_clone()).collect();
+        let labels = Tensor::cat(&labels, 0).to_kind(Kind::Int);
+        let loss_cls = sigmoid_focal_loss(&box_cls, &labels, self.gamma, self.alpha).sum(Kind::Float)
+            / (num_positive + prepared.len() as f64);
+        Ok((loss_cls, loss_reg))
+    }
+}
+
+/// The loss computation of `MODEL.RETINANET`.
+///
+/// # Errors
+/// Thresholds in the wrong order.
+pub fn make_retinanet_loss_evaluator(cfg: &Config, box_coder: &BoxCoder) -> Result<RetinaNetLossComputation> {
+    let retinanet = &cfg.model.retinanet;
+    let matcher = Matcher::new(retinanet.fg_iou_threshold, retinanet.bg_iou_threshold, true);
+    Ok(RetinaNetLossComputation {
+        matcher: matcher.context("MODEL.RETINANET")?,
+        box_coder: box_coder.clone(),
+        gamma: retinanet.loss_gamma,
+        alpha: retinanet.loss_alpha,
+        bbox_reg_beta: retinanet.bbox_reg_beta,
+        regress_norm: retinanet.bbox_reg_weight,
+    })
+}

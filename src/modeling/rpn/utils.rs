@@ -1,0 +1,30 @@
+//! Reordering of the prediction layers' outputs (the original's `rpn/utils.py`).
+
+use tch::Tensor;
+
+use crate::modeling::utils::cat;
+
+/// Puts a prediction map into the order of the anchors: row, column, anchor.
+///
+/// # Shapes
+/// `layer` `[N, A·C, H, W]` → `[N, H·W·A, C]`.
+pub fn permute_and_flatten(layer: &Tensor, channels: i64) -> Tensor {
+    let (n, _, h, w) = layer.size4().expect("a prediction map has four dimensions");
+    layer.reshape([n, -1, channels, h, w]).permute([0, 3, 4, 1, 2]).reshape([n, -1, channels])
+}
+
+/// Joins the predictions of all levels and images in the order of the concatenated anchors.
+///
+/// # Shapes
+/// Per level `box_cls` `[N, A·C, H, W]` and `box_regression` `[N, A·4, H, W]` → `[N·ΣHWA, C]`, `[N·ΣHWA, 4]`.
+pub fn concat_box_prediction_layers(box_cls: &[Tensor], box_regression: &[Tensor]) -> (Tensor, Tensor) {
+    let mut classes = 1;
+    let mut flat_cls = Vec::with_capacity(box_cls.len());
+    let mut flat_regression = Vec::with_capacity(box_regression.len());
+    for (cls, regression) in box_cls.iter().zip(box_regression) {
+        classes = cls.size()[1] / (regression.size()[1] / 4);
+        flat_cls.push(permute_and_flatten(cls, classes));
+        flat_regression.push(permute_and_flatten(regression, 4));
+    }
+    (cat(&flat_cls, 1).reshape([-1, classes]), cat(&flat_regression, 1).reshape([-1, 4]))
+}
