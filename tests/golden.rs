@@ -19,6 +19,8 @@ mod models;
 mod ops;
 #[path = "areas/ops_layers.rs"]
 mod ops_layers;
+#[path = "areas/ops_modeling.rs"]
+mod ops_modeling;
 #[path = "areas/solver.rs"]
 mod solver;
 #[path = "areas/structures.rs"]

@@ -9,6 +9,8 @@ pub mod misc;
 mod nms;
 pub mod parameters;
 mod roi_align;
+mod sigmoid_focal_loss;
+mod smooth_l1_loss;
 
 pub use batch_norm::{BatchNorm2d, FrozenBatchNorm2d, GroupNorm, Norm};
 pub use conv_norm::ConvNorm;
@@ -16,3 +18,5 @@ pub use misc::{interpolate, Conv2d, ConvConfig, ConvTranspose2d, InterpolateMode
 pub use nms::{nms, nms_with_rule, SuppressionRule};
 pub use parameters::{Init, ParamPath, Parameters};
 pub use roi_align::roi_align;
+pub use sigmoid_focal_loss::sigmoid_focal_loss;
+pub use smooth_l1_loss::smooth_l1_loss;
