@@ -102,9 +102,8 @@ impl Matcher {
             .iter()
             .zip(&best)
             .map(|(&(start, length), (values, own_best))| {
-                let mut matches = own_best
-                    .masked_fill(&values.lt(self.low_threshold), Self::BELOW_LOW_THRESHOLD)
-                    .masked_fill(
+                let mut matches =
+                    own_best.masked_fill(&values.lt(self.low_threshold), Self::BELOW_LOW_THRESHOLD).masked_fill(
                         &values.ge(self.low_threshold).logical_and(&values.lt(self.high_threshold)),
                         Self::BETWEEN_THRESHOLDS,
                     );
@@ -150,13 +149,7 @@ impl Corners {
 
     fn narrow(&self, start: i64, length: i64) -> Self {
         let part = |t: &Tensor| t.narrow(0, start, length);
-        Self {
-            x1: part(&self.x1),
-            y1: part(&self.y1),
-            x2: part(&self.x2),
-            y2: part(&self.y2),
-            area: part(&self.area),
-        }
+        Self { x1: part(&self.x1), y1: part(&self.y1), x2: part(&self.x2), y2: part(&self.y2), area: part(&self.area) }
     }
 
     /// The overlaps `[M, N]` with `other`, by the formula (and in the order of operations) of `boxlist_iou`.

@@ -102,7 +102,10 @@ pub fn convert_to_roi_format(boxes: &[BoxList]) -> Tensor {
         .enumerate()
         .map(|(image, list)| {
             let bbox = list.bbox();
-            Tensor::cat(&[Tensor::full([bbox.size()[0], 1], image as f64, (bbox.kind(), bbox.device())), bbox.shallow_clone()], 1)
+            Tensor::cat(
+                &[Tensor::full([bbox.size()[0], 1], image as f64, (bbox.kind(), bbox.device())), bbox.shallow_clone()],
+                1,
+            )
         })
         .collect();
     cat(&rois, 0)

@@ -89,8 +89,7 @@ impl RpnPostProcessor {
         let objectness = Tensor::cat(&objectness, 0);
         let number = self.fpn_post_nms_top_n.min(objectness.size()[0]);
         let best = objectness.topk(number, 0, true, true).1;
-        let keep =
-            Tensor::zeros([objectness.size()[0]], (Kind::Bool, objectness.device())).index_fill(0, &best, 1);
+        let keep = Tensor::zeros([objectness.size()[0]], (Kind::Bool, objectness.device())).index_fill(0, &best, 1);
         let sizes: Vec<i64> = boxlists.iter().map(|b| b.len() as i64).collect();
         let keep = keep.split_with_sizes(&sizes[..], 0);
         boxlists.iter().zip(&keep).map(|(boxes, keep)| boxes.select(keep)).collect()

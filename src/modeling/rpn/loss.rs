@@ -102,8 +102,7 @@ impl RpnLossComputation {
             let encode = |((sampled, prepared), target): ((&Sampled, &AnchorTargets), &BoxList)| {
                 let gt = target.bbox().to_device(anchors.device());
                 let matched = prepared.matched_idxs.index_select(0, &sampled.positive);
-                self.box_coder
-                    .encode(&gt.index_select(0, &matched), &anchors.index_select(0, &sampled.positive))
+                self.box_coder.encode(&gt.index_select(0, &matched), &anchors.index_select(0, &sampled.positive))
             };
             let encoded: Vec<Tensor> = sampled.iter().zip(&prepared).zip(targets).map(encode).collect();
             Tensor::cat(&encoded, 0)
@@ -112,11 +111,7 @@ impl RpnLossComputation {
             smooth_l1_loss(&box_regression.index_select(0, &positive), &regression_targets, 1.0 / 9.0, false)
                 / num_samples as f64;
 
-        let labels = Tensor::cat(
-            &[positive.ones_like(), negative.zeros_like()],
-            0,
-        )
-        .to_kind(objectness.kind());
+        let labels = Tensor::cat(&[positive.ones_like(), negative.zeros_like()], 0).to_kind(objectness.kind());
         let objectness_loss = objectness
             .index_select(0, &Tensor::cat(&[positive, negative], 0))
             .binary_cross_entropy_with_logits::<Tensor>(&labels, None, None, Reduction::Mean);

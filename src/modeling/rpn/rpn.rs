@@ -54,12 +54,7 @@ impl RpnHead for SingleConvRpnHead {
     }
 }
 
-fn build_single_conv(
-    _cfg: &Config,
-    path: &ParamPath,
-    in_channels: i64,
-    num_anchors: i64,
-) -> Result<Box<dyn RpnHead>> {
+fn build_single_conv(_cfg: &Config, path: &ParamPath, in_channels: i64, num_anchors: i64) -> Result<Box<dyn RpnHead>> {
     Ok(Box::new(SingleConvRpnHead::new(path, in_channels, num_anchors)))
 }
 
@@ -137,8 +132,7 @@ impl RpnModule {
             &box_regression,
             targets,
         )?;
-        let losses =
-            vec![("loss_objectness".into(), loss_objectness), ("loss_rpn_box_reg".into(), loss_rpn_box_reg)];
+        let losses = vec![("loss_objectness".into(), loss_objectness), ("loss_rpn_box_reg".into(), loss_rpn_box_reg)];
         Ok((proposals, losses))
     }
 

@@ -59,8 +59,7 @@ impl RoiBoxHead {
         let proposals = self.loss_evaluator.subsample(proposals, targets)?;
         let features = self.feature_extractor.forward(features, &proposals, true)?;
         let (class_logits, box_regression) = self.predictor.forward(&features, true);
-        let (loss_classifier, loss_box_reg) =
-            self.loss_evaluator.losses(&class_logits, &box_regression, &proposals)?;
+        let (loss_classifier, loss_box_reg) = self.loss_evaluator.losses(&class_logits, &box_regression, &proposals)?;
         let losses = vec![("loss_classifier".into(), loss_classifier), ("loss_box_reg".into(), loss_box_reg)];
         Ok(BoxHeadTraining { features, proposals, losses })
     }

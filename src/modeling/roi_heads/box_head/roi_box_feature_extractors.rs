@@ -14,8 +14,7 @@ use crate::modeling::registry::{ModelRegistries, RoiFeatureExtractor, RoiFeature
 use crate::structures::BoxList;
 
 fn make_pooler(head: &RoiBoxHeadConfig) -> Result<Pooler> {
-    Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio)
-        .context("MODEL.ROI_BOX_HEAD")
+    Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio).context("MODEL.ROI_BOX_HEAD")
 }
 
 /// The fifth stage of the body, applied to each region (`ResNet50Conv5ROIFeatureExtractor`), with the body's blocks:

@@ -38,11 +38,7 @@ impl RoiBoxPredictor for LinearPredictor {
     /// # Shapes
     /// `x` `[R, C]`, or `[R, C, H, W]`, which is averaged → logits `[R, classes]`, offsets `[R, 4·classes]`.
     fn forward(&self, x: &Tensor, _train: bool) -> (Tensor, Tensor) {
-        let x = if x.dim() == 4 {
-            x.mean_dim([2_i64, 3].as_slice(), false, None::<Kind>)
-        } else {
-            x.shallow_clone()
-        };
+        let x = if x.dim() == 4 { x.mean_dim([2_i64, 3].as_slice(), false, None::<Kind>) } else { x.shallow_clone() };
         (self.cls_score.forward(&x), self.bbox_pred.forward(&x))
     }
 }

@@ -50,7 +50,6 @@ fn build_keypoint_rcnn(cfg: &Config, path: &ParamPath, in_channels: i64) -> Resu
 
 /// Adds the built-in keypoint feature extractors.
 pub fn register(registries: &mut ModelRegistries) {
-    let extractors: [(&str, RoiFeatureExtractorBuilder); 1] =
-        [("KeypointRCNNFeatureExtractor", build_keypoint_rcnn)];
+    let extractors: [(&str, RoiFeatureExtractorBuilder); 1] = [("KeypointRCNNFeatureExtractor", build_keypoint_rcnn)];
     registries.keypoint_feature_extractors.built_in(extractors);
 }
