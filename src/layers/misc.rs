@@ -3,7 +3,7 @@
 
 use tch::Tensor;
 
-use super::{Init, ParamPath};
+use super::{flops, Init, ParamPath};
 
 /// PyTorch's own initialisation of convolution and linear weights (`kaiming_uniform_` with `a = sqrt(5)`).
 pub const DEFAULT_WEIGHT_INIT: Init = Init::KaimingUniform { a: 2.236_067_977_499_79 };
@@ -40,6 +40,11 @@ fn bias_parameter(path: &ParamPath, size: i64, init: Option<Init>, fan_in: i64) 
     path.parameter("bias", &[size], init.unwrap_or(Init::Uniform { low: -bound, high: bound }))
 }
 
+/// The number of weights for each index of the first dimension.
+fn weights_per_row(weight: &Tensor) -> usize {
+    weight.numel() / weight.size()[0].max(1) as usize
+}
+
 /// A 2-D convolution (`torch.nn.Conv2d`) with a square kernel.
 #[derive(Debug)]
 pub struct Conv2d {
@@ -73,7 +78,9 @@ impl Conv2d {
     /// `[N, in, H, W]` to `[N, out, H', W']`; `N` may be 0.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (s, p, d) = (self.stride, self.padding, self.dilation);
-        x.conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [d, d], self.groups)
+        let y = x.conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [d, d], self.groups);
+        flops::record(y.numel(), weights_per_row(&self.weight));
+        y
     }
 }
 
@@ -118,6 +125,7 @@ impl ConvTranspose2d {
     /// `[N, in, H, W]` to `[N, out, H', W']`; `N` may be 0.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (s, p, o, d) = (self.stride, self.padding, self.output_padding, self.dilation);
+        flops::record(x.numel(), weights_per_row(&self.weight));
         x.conv_transpose2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [o, o], self.groups, [d, d])
     }
 }
@@ -155,7 +163,9 @@ impl Linear {
     /// # Shapes
     /// `[N, in]` to `[N, out]`; `N` may be 0.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
+        let y = x.linear(&self.weight, self.bias.as_ref());
+        flops::record(y.numel(), weights_per_row(&self.weight));
+        y
     }
 }
 

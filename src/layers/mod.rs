@@ -5,6 +5,7 @@
 
 pub mod batch_norm;
 pub mod conv_norm;
+pub mod flops;
 pub mod misc;
 mod nms;
 pub mod parameters;
@@ -14,6 +15,7 @@ mod smooth_l1_loss;
 
 pub use batch_norm::{BatchNorm2d, FrozenBatchNorm2d, GroupNorm, Norm};
 pub use conv_norm::ConvNorm;
+pub use flops::FlopCounter;
 pub use misc::{interpolate, Conv2d, ConvConfig, ConvTranspose2d, InterpolateMode, Linear, LinearConfig, Size};
 pub use nms::{nms, nms_with_rule, SuppressionRule};
 pub use parameters::{Init, ParamPath, Parameters};

@@ -73,6 +73,9 @@ impl Bottle2neck {
 
     /// The original's block with group norm has 4 splits whatever `MODEL.RESNETS.SCALE` says.
     fn boxed_with_scale_4(path: &ParamPath, config: &BlockConfig) -> Result<Box<dyn Block>> {
+        if config.scale != 4 {
+            log::warn!("MODEL.RESNETS.SCALE is {}, but Bottle2neckWithGN always has 4 splits", config.scale);
+        }
         Self::boxed(path, &BlockConfig { scale: 4, ..*config })
     }
 

@@ -206,6 +206,7 @@ impl ResNet {
         let resnets = &cfg.model.resnets;
         let (norm, build) = transformation(&resnets.trans_func, Some(family), cfg.into())?;
         check_widths(resnets.num_groups, resnets.width_per_group, resnets.scale)?;
+        check_dcn_stages(&resnets.stage_with_dcn, specs.len(), family)?;
 
         let stem = Stem::new(&path.sub("stem"), cfg)?;
         let mut in_channels = resnets.stem_out_channels;
@@ -276,6 +277,19 @@ fn check_widths(num_groups: i64, width_per_group: i64, scale: i64) -> Result<()>
     for (key, value) in [("NUM_GROUPS", num_groups), ("WIDTH_PER_GROUP", width_per_group), ("SCALE", scale)] {
         ensure!(value > 0, "MODEL.RESNETS.{key} is {value}; it must be at least 1");
     }
+    Ok(())
+}
+
+fn check_dcn_stages(stage_with_dcn: &[bool], stages: usize, family: BlockFamily) -> Result<()> {
+    ensure!(
+        (stages..=4).contains(&stage_with_dcn.len()),
+        "MODEL.RESNETS.STAGE_WITH_DCN has {} entries; it needs four, for res2 to res5",
+        stage_with_dcn.len()
+    );
+    ensure!(
+        family == BlockFamily::ResNet || !stage_with_dcn.contains(&true),
+        "MODEL.RESNETS.STAGE_WITH_DCN is {stage_with_dcn:?}, but Res2Net blocks have no deformable convolution"
+    );
     Ok(())
 }
 

@@ -1,10 +1,14 @@
 //! Golden area `models`: what every configuration builds, and small detectors whole.
 
+use std::path::Path;
+
 use maskrcnn_benchmark::config::Config;
+use maskrcnn_benchmark::layers::Parameters;
 use serde_json::Value;
 
 use super::support;
 
+mod features;
 mod state_dicts;
 mod tiny;
 
@@ -32,4 +36,31 @@ pub fn typed(resolved: &Value) -> Config {
     // The models do not look at it, and its shape differs in files and here.
     all["TEST"]["EXPECTED_RESULTS"] = Value::Array(Vec::new());
     serde_json::from_value(all).unwrap_or_else(|e| panic!("a golden configuration is not typed: {e}"))
+}
+
+pub fn load_config(path: &Path) -> Config {
+    fn tuples(value: &mut Value) {
+        match value {
+            Value::String(s) if s.starts_with('(') => {
+                let inner = s.trim_matches(['(', ')']).trim_end_matches(',').to_lowercase();
+                *value = serde_json::from_str(&format!("[{inner}]")).unwrap();
+            }
+            Value::Object(map) => map.values_mut().for_each(tuples),
+            _ => {}
+        }
+    }
+    let mut value: Value = serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    tuples(&mut value);
+    typed(&value)
+}
+
+pub fn load_weights(parameters: &Parameters, path: &Path) {
+    let reader = pytorch_reader::PytorchReader::with_top_level_key(path, "model").unwrap();
+    for entry in parameters.state() {
+        let tensor = reader.get(&entry.name).or_else(|| reader.get(&format!("module.{}", entry.name)));
+        let tensor = tensor.unwrap_or_else(|| panic!("{} has no {}", path.display(), entry.name));
+        let shape: Vec<i64> = tensor.shape().iter().map(|n| *n as i64).collect();
+        let loaded = tch::Tensor::from_data_size(&tensor.read().unwrap(), &shape, entry.tensor.kind());
+        tch::no_grad(|| entry.tensor.shallow_clone().copy_(&loaded));
+    }
 }
