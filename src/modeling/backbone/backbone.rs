@@ -161,3 +161,97 @@ pub fn build_backbone(cfg: &Config, path: &ParamPath, registries: &ModelRegistri
     let build = registries.backbones.get(&cfg.model.backbone.conv_body)?;
     build(cfg, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::Parameters;
+    use crate::modeling::backbone::resnet::{ResNetHead, ResNetHeadConfig};
+    use tch::{Device, Kind};
+
+    fn narrow(conv_body: &str, trans_func: &str) -> Config {
+        let mut cfg = Config::default();
+        let resnets = &mut cfg.model.resnets;
+        resnets.stem_out_channels = 4;
+        resnets.width_per_group = 2;
+        resnets.res2_out_channels = 8;
+        resnets.backbone_out_channels = 32;
+        resnets.trans_func = trans_func.into();
+        cfg.model.backbone.conv_body = conv_body.into();
+        cfg
+    }
+
+    fn build(cfg: &Config) -> Result<Box<dyn Backbone>> {
+        build_backbone(cfg, &Parameters::uninitialised(Device::Cpu).root().sub("backbone"), &ModelRegistries::default())
+    }
+
+    fn message(cfg: &Config) -> String {
+        format!("{:#}", build(cfg).err().expect("this configuration contradicts itself"))
+    }
+
+    #[test]
+    fn every_registered_body_builds() {
+        let registries = ModelRegistries::default();
+        for name in registries.backbones.names() {
+            let trans_func =
+                if name.starts_with("R2") { "Bottle2neckWithFixedBatchNorm" } else { "BottleneckWithFixedBatchNorm" };
+            let mut cfg = narrow(name, trans_func);
+            if name.ends_with("C5") {
+                cfg.model.resnets.backbone_out_channels = 64;
+            }
+            build(&cfg).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+        }
+    }
+
+    #[test]
+    fn unknown_names_list_the_known_ones() {
+        assert!(message(&narrow("R-34-FPN", "BottleneckWithGN")).contains("R-50-FPN-RETINANET"));
+        // The default TRANS_FUNC is no Res2Net block.
+        let of_resnet = message(&narrow("R2-50-FPN", "BottleneckWithFixedBatchNorm"));
+        assert!(of_resnet.contains("Bottle2neckWithFixedBatchNorm, Bottle2neckWithGN"), "{of_resnet}");
+        let mut cfg = narrow("R-50-C4", "BottleneckWithFixedBatchNorm");
+        cfg.model.resnets.stem_func = "Stem".into();
+        assert!(message(&cfg).contains("StemWithFixedBatchNorm, StemWithGN"));
+    }
+
+    #[test]
+    fn contradicting_keys_are_named() {
+        let good = narrow("R-50-C4", "BottleneckWithFixedBatchNorm");
+        let with = |change: &dyn Fn(&mut Config)| {
+            let mut cfg = good.clone();
+            change(&mut cfg);
+            message(&cfg)
+        };
+        let out = with(&|cfg| cfg.model.resnets.backbone_out_channels = 256);
+        assert!(out.contains("BACKBONE_OUT_CHANNELS is 256") && out.contains("[32] channels"), "{out}");
+        let dcn = with(&|cfg| cfg.model.resnets.stage_with_dcn.0.truncate(2));
+        assert!(dcn.contains("STAGE_WITH_DCN has 2 entries"), "{dcn}");
+        assert!(with(&|cfg| cfg.model.resnets.width_per_group = 0).contains("WIDTH_PER_GROUP is 0"));
+        assert!(with(&|cfg| cfg.model.backbone.freeze_conv_body_at = 5).contains("FREEZE_CONV_BODY_AT is 5"));
+        let gn = with(&|cfg| cfg.model.resnets.trans_func = "BottleneckWithGN".into());
+        assert!(gn.contains("NUM_GROUPS 32 does not divide"), "{gn}");
+        let mut res2net = narrow("R2-50-FPN", "Bottle2neckWithFixedBatchNorm");
+        res2net.model.resnets.stage_with_dcn.0[1] = true;
+        assert!(message(&res2net).contains("Res2Net blocks have no deformable convolution"));
+    }
+
+    #[test]
+    fn conv5_heads_keep_the_size_when_they_dilate() {
+        for trans_func in ["BottleneckWithFixedBatchNorm", "Bottle2neckWithFixedBatchNorm"] {
+            for (dilation, side) in [(1, 7), (2, 14)] {
+                for stride_in_1x1 in [true, false] {
+                    let mut cfg = narrow("R-50-C4", trans_func);
+                    cfg.model.resnets.res5_dilation = dilation;
+                    cfg.model.resnets.stride_in_1x1 = stride_in_1x1;
+                    let parameters = Parameters::new(Device::Cpu);
+                    let head = ResNetHead::new(&parameters.root().sub("head"), ResNetHeadConfig::conv5(&cfg)).unwrap();
+                    assert_eq!(head.out_channels(), 64);
+                    let x = Tensor::ones([3, 32, 14, 14], (Kind::Float, Device::Cpu));
+                    assert_eq!(head.forward(&x, false).size(), [3, 64, side, side], "{trans_func}");
+                    let none = Tensor::ones([0, 32, 14, 14], (Kind::Float, Device::Cpu));
+                    assert_eq!(head.forward(&none, false).size(), [0, 64, side, side], "{trans_func}");
+                }
+            }
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use maskrcnn_benchmark::checkpoint::load_weights;
 use maskrcnn_benchmark::config::Config;
 use maskrcnn_benchmark::data::transforms::{read_image, Normalize};
 use maskrcnn_benchmark::layers::Parameters;
@@ -13,7 +14,6 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use super::support::{area, differs, json, number, Report, Tensors};
-use super::{load_config, load_weights};
 
 /// The limit of the area: relative to the largest value of a map.
 const RELATIVE: f64 = 1e-3;
@@ -35,7 +35,7 @@ fn compare(report: &mut Report, case: &Path) {
     let name = case.file_name().unwrap().to_string_lossy().into_owned();
     let expected = Tensors::read(&case.join("expected_inference.safetensors"));
     let facts = json(&case.join("expected_inference.json"));
-    let config = load_config(&case.join("config.yaml"));
+    let config = Config::load(Some(&case.join("config.yaml")), &[]).unwrap();
     if config.model.resnets.stage_with_dcn.contains(&true) {
         println!("not yet: {name} – deformable convolution");
         return;
@@ -53,14 +53,14 @@ fn compare(report: &mut Report, case: &Path) {
     let parameters = Parameters::uninitialised(Device::Cpu);
     let root = parameters.root();
     let backbone = build_backbone(&config, &root.sub("backbone"), &ModelRegistries::default()).unwrap();
-    load_weights(&parameters, &case.join("weights.pth"));
+    load_weights(&case.join("weights.pth"), &parameters).unwrap();
     // The body once more, alone: a pyramid does not show what is below it.
     let body_parameters = Parameters::uninitialised(Device::Cpu);
     let conv_body = config.model.backbone.conv_body.as_str();
     let family = if conv_body.starts_with("R2-") { BlockFamily::Res2Net } else { BlockFamily::ResNet };
     let body = conv_body.starts_with('R').then(|| {
         let body = ResNet::new(&config, &body_parameters.root().sub("backbone.body"), family).unwrap();
-        load_weights(&body_parameters, &case.join("weights.pth"));
+        load_weights(&case.join("weights.pth"), &body_parameters).unwrap();
         body
     });
 

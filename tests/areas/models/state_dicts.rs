@@ -1,17 +1,17 @@
 //! Every configuration of both repositories: names, shapes, order, kind and trainability of the whole state.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use maskrcnn_benchmark::config::Config;
 use maskrcnn_benchmark::layers::parameters::{Entry, Role};
 use maskrcnn_benchmark::layers::Parameters;
 use maskrcnn_benchmark::modeling::backbone::build_backbone;
 use maskrcnn_benchmark::modeling::registry::ModelRegistries;
+use maskrcnn_benchmark::solver::make_optimizer;
 use serde_json::{json, Value};
 use tch::{Device, Kind};
 
-use super::support::{area, json as read, root, Report};
-use super::typed;
+use super::support::{area, json as read, Report};
 
 /// What a state dictionary may be compared on: the names that begin so.
 const PART: &str = "backbone.";
@@ -25,7 +25,7 @@ fn every_configuration_builds_the_original_state() {
     for file in files {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         let golden = read(&file);
-        let config = typed(&read(&root().join("configs").join(format!("{name}.json")))["config"]);
+        let config = Config::load(Some(&yaml_of(&name)), &[]).unwrap();
         let deformable = config.model.resnets.stage_with_dcn.contains(&true);
         if deformable {
             println!("not yet: {name} – deformable convolution");
@@ -51,9 +51,23 @@ fn compare(report: &mut Report, name: &str, area: &Path, golden: &Value, config:
     let first_difference = got.iter().zip(&want).find(|(got, want)| got != *want);
     report.check(name, "state", first_difference.map(|(got, want)| format!("got {got}, expected {want}")));
 
-    let trainable: Vec<Value> = parameters.trainable().into_iter().map(|(name, _)| Value::from(name)).collect();
-    let groups: Vec<Value> = of_part(&golden["optimizer"]["groups"]).map(|group| group[0].clone()).collect();
-    report.equal(name, "trainable", trainable, groups);
+    let optimizer = make_optimizer(config, &parameters);
+    let groups: Vec<Value> = optimizer.groups().iter().map(|g| json!([g.name, g.lr, g.weight_decay])).collect();
+    let want: Vec<&Value> = of_part(&golden["optimizer"]["groups"]).collect();
+    report.equal(name, "optimizer groups", groups.len(), want.len());
+    let first_difference = groups.iter().zip(&want).find(|(got, want)| !same_group(got, want));
+    report.check(name, "optimizer groups", first_difference.map(|(got, want)| format!("got {got}, expected {want}")));
+}
+
+/// The configuration of a golden file: `upstream__folder__name` and `res2net__name`.
+fn yaml_of(name: &str) -> PathBuf {
+    let path = name.split("__").skip(1).collect::<Vec<_>>().join("/");
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(format!("{path}.yaml"))
+}
+
+/// Equal names, rates and decays; 0 and 0.0 are the same.
+fn same_group(got: &Value, want: &Value) -> bool {
+    got[0] == want[0] && [1, 2].iter().all(|&i| got[i].as_f64() == want[i].as_f64())
 }
 
 fn of_part(list: &Value) -> impl Iterator<Item = &Value> {
