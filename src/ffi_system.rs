@@ -32,6 +32,16 @@ pub fn local_time(seconds: i64) -> LocalTime {
     }
 }
 
+/// The bytes of a file, read when they are first used. Whoever cuts the file short meanwhile ends the program (SIGBUS),
+/// which is why this project replaces files and never changes them in place.
+///
+/// # Errors
+/// What the operating system says. An empty file cannot be mapped on every system: callers read it otherwise.
+pub fn map_file(file: &std::fs::File) -> std::io::Result<memmap2::Mmap> {
+    // SAFETY: the mapping is private and read-only; that other programs do not truncate the file is stated above.
+    unsafe { memmap2::MmapOptions::new().map_copy_read_only(file) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context, Result};
 
 use super::c2_model_loading::from_c2;
-use super::model_serialization::{load_state_dict, state_dict, state_dict_of, LoadOptions, LoadReport};
+use super::model_serialization::{load_state_dict, state_dict_of, LoadOptions, LoadReport, ModelState};
 use super::pickle::{atomically, write_file, Dict, Value};
 use super::read_file;
 use crate::config::Config;
-use crate::layers::parameters::{Entry, Parameters};
+use crate::layers::parameters::Parameters;
 
 /// The key of what this project saves beyond the original's four.
 const TRAINING_STATE: &str = "training_state";
@@ -133,18 +133,13 @@ impl DetectronCheckpointer {
     /// What the file system says; earlier checkpoints are untouched then.
     pub fn save(&self, name: &str, contents: &Contents) -> Result<()> {
         let Some(save_dir) = &self.save_dir else { return Ok(()) };
-        save_snapshot(save_dir, name, &self.snapshot(contents)?)?;
+        save_snapshot(save_dir, name, &self.model_state().snapshot(contents)?)?;
         Ok(())
     }
 
-    /// The checkpoint as owned data.
-    pub fn snapshot(&self, contents: &Contents) -> Result<Value> {
-        self.model_state().snapshot(contents)
-    }
-
-    /// The model's tensors for another thread, which may save them while training goes on.
+    /// What a signal's thread needs to save the model while training goes on.
     pub fn model_state(&self) -> ModelState {
-        ModelState(self.parameters.state())
+        ModelState::new(&self.parameters)
     }
 
     /// The file that `last_checkpoint` names.
@@ -191,17 +186,14 @@ impl DetectronCheckpointer {
     }
 }
 
-/// A model's tensors under their names: shared with the model, without its tables, so that it can be sent to a thread.
-pub struct ModelState(Vec<Entry>);
-
 impl ModelState {
-    /// The checkpoint of this model as owned data.
+    /// A whole checkpoint as owned data, in the original's order of keys.
     ///
     /// # Errors
-    /// Tensors of an element type that files do not have.
+    /// Element types that files do not have.
     pub fn snapshot(&self, contents: &Contents) -> Result<Value> {
         let mut dict = Dict::new();
-        dict.insert("model", state_dict(&self.0)?);
+        dict.insert("model", self.state_dict()?);
         for (key, value) in [("optimizer", &contents.optimizer), ("scheduler", &contents.scheduler)] {
             if let Some(value) = value {
                 dict.insert(key, value.clone());

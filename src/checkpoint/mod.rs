@@ -12,20 +12,28 @@ pub mod model_serialization;
 pub mod pickle;
 mod tensor;
 
+use std::fs::File;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 
-pub use checkpointer::{save_snapshot, Contents, DetectronCheckpointer, Loaded, ModelState};
+pub use checkpointer::{save_snapshot, Contents, DetectronCheckpointer, Loaded};
+pub use model_serialization::ModelState;
 pub use model_serialization::{load_weights, LoadOptions, LoadReport, StateDict};
 pub use pickle::{write_file, Buffer, Dict, Dtype, Object, TensorData, Value};
 pub use tensor::to_tensor;
+
+use crate::ffi_system::map_file;
 
 /// Reads a file of weights; its tensors are views of the memory-mapped file.
 ///
 /// # Errors
 /// Names the file and what is wrong with it.
 pub fn read_file(path: &Path) -> Result<Value> {
-    let open = || pickle::read(&Buffer::new(std::fs::read(path)?));
+    let open = || {
+        let file = File::open(path)?;
+        ensure!(file.metadata()?.len() > 0, "the file is empty");
+        pickle::read(&Buffer::new(map_file(&file)?))
+    };
     open().with_context(|| format!("{} could not be read", path.display()))
 }

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{bail, ensure, Context, Result};
+use tch::Tensor;
 
 use super::hints;
 use super::pickle::{Dict, TensorData, Value};
 use super::{read_file, to_tensor};
-use crate::layers::parameters::{Entry, Parameters};
+use crate::layers::parameters::Parameters;
 
 /// Named tensors of a file, in its order.
 pub type StateDict = Vec<(String, TensorData)>;
@@ -95,19 +96,31 @@ pub fn state_dict_of(file: &Value) -> Result<StateDict> {
     Ok(state)
 }
 
-/// The model's state as `model.state_dict()` saves it: copies on the CPU, in order, shared tensors once.
-pub fn state_dict(state: &[Entry]) -> Result<Value> {
-    let mut dict = Dict::ordered();
-    let mut known: HashMap<String, TensorData> = HashMap::new();
-    for entry in state {
-        let data = match entry.alias_of.as_ref().and_then(|name| known.get(name)) {
-            Some(shared) => shared.clone(),
-            None => TensorData::try_from(&entry.tensor).with_context(|| entry.name.clone())?,
-        };
-        known.insert(entry.name.clone(), data.clone());
-        dict.insert(entry.name.clone(), data);
+/// A model's named tensors, shared with the model, for another thread to save.
+pub struct ModelState(Vec<(String, Tensor, Option<String>)>);
+
+impl ModelState {
+    pub fn new(parameters: &Parameters) -> Self {
+        Self(parameters.state().into_iter().map(|entry| (entry.name, entry.tensor, entry.alias_of)).collect())
     }
-    Ok(Value::Dict(dict))
+
+    /// The model's state as `model.state_dict()` saves it: copies on the CPU, in order, shared tensors once.
+    ///
+    /// # Errors
+    /// Element types that files do not have.
+    pub fn state_dict(&self) -> Result<Value> {
+        let mut dict = Dict::ordered();
+        let mut known: HashMap<&str, TensorData> = HashMap::new();
+        for (name, tensor, alias_of) in &self.0 {
+            let data = match alias_of.as_ref().and_then(|name| known.get(name.as_str())) {
+                Some(shared) => shared.clone(),
+                None => TensorData::try_from(tensor).with_context(|| name.clone())?,
+            };
+            known.insert(name, data.clone());
+            dict.insert(name.as_str(), data);
+        }
+        Ok(Value::Dict(dict))
+    }
 }
 
 /// Fills `parameters` from a file in torch's or the safetensors format.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use maskrcnn_benchmark::checkpoint::c2_model_loading::{from_c2, rename_blob, stage_names};
 use maskrcnn_benchmark::checkpoint::model_serialization::{match_keys, state_dict_of, strip_prefix_if_present};
-use maskrcnn_benchmark::checkpoint::{read_file, to_tensor, StateDict, Value};
+use maskrcnn_benchmark::checkpoint::{read_file, to_tensor, write_file, StateDict, Value};
 use serde_json::Value as Json;
 use tch::Kind;
 
@@ -128,4 +128,42 @@ fn names_and_values() {
         ("res2net.yaml", "needs the detector"),
     ];
     all_files_known(&folder, &tested.iter().map(String::as_str).collect::<Vec<_>>(), &not_yet);
+}
+
+const COMPARE: &str = r#"
+import sys, torch
+def same(a, b, path=""):
+    assert type(a) is type(b), (path, type(a), type(b))
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert list(a) == list(b), (path, list(a)[:5], list(b)[:5])
+        for k in a: same(a[k], b[k], f"{path}.{k}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b)): same(x, y, f"{path}[{i}]")
+    else:
+        assert a == b, (path, a, b)
+a, b = (torch.load(f, weights_only=True, map_location="cpu") for f in sys.argv[1:3])
+same(a, b)
+torch.load(sys.argv[2], weights_only=True, mmap=True)
+print("same")
+"#;
+
+/// A checkpoint of the original, read and written here, is the same to Python.
+#[test]
+fn python_reads_what_is_written() {
+    let Some(area) = area("models") else { return };
+    let Some(python) = std::env::var_os("MRB_PYTHON") else {
+        println!("SKIPPED: MRB_PYTHON names no Python with torch");
+        return;
+    };
+    let original = area.join("loading/resume/model_0000002.pth");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let copy = folder.path().join("copy.pth");
+    write_file(&copy, &read_file(&original).expect("a checkpoint")).expect("a written file");
+    let output = std::process::Command::new(python).arg("-c").arg(COMPARE).arg(&original).arg(&copy).output();
+    let output = output.expect("Python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    println!("{}", String::from_utf8_lossy(&output.stdout));
 }

@@ -51,3 +51,6 @@ pub fn read(file: &Buffer) -> Result<Value> {
     finish::finish(&pickled, &mut finish::no_storages)
         .context("the file is a plain pickle, as Caffe2 and Detectron write them")
 }
+
+#[cfg(test)]
+mod tests;
