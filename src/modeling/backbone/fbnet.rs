@@ -1,5 +1,7 @@
 //! FBNet models: body, RPN head and region heads (`modeling/backbone/fbnet.py` of upstream).
 
+use std::rc::Rc;
+
 use anyhow::{ensure, Context, Result};
 use tch::Tensor;
 
@@ -7,7 +9,9 @@ use super::fbnet_builder::{bn_type, Blocks, FbNetBuilder};
 use super::fbnet_modeldef::Part;
 use crate::config::Config;
 use crate::layers::{Conv2d, ConvConfig, ConvNorm, Init, ParamPath};
-use crate::modeling::registry::{Backbone, ModelRegistries, RpnHead};
+use crate::modeling::poolers::Pooler;
+use crate::modeling::registry::{Backbone, ModelRegistries, RoiFeatureExtractor, RpnHead};
+use crate::structures::BoxList;
 
 /// The first convolution and the stages of the body; one map.
 pub struct FbNetTrunk {
@@ -97,10 +101,74 @@ impl RpnHead for FbNetRpnHead {
     }
 }
 
+/// FBNet blocks and perhaps a last convolution, applied to regions.
+pub struct FbNetRoiHead {
+    pooler: Pooler,
+    blocks: Blocks,
+    last: Option<ConvNorm>,
+    out_channels: i64,
+}
+
+/// The keys that one head reads.
+struct RoiHeadKeys<'a> {
+    part: Part,
+    /// Positions in the stages of the part; empty is all.
+    blocks: &'a [i64],
+    blocks_key: &'a str,
+    /// The stride of the first block, if not 0.
+    stride: i64,
+    stride_key: &'a str,
+    last_scale: f64,
+}
+
+impl FbNetRoiHead {
+    /// Parameters lie below `path.head.blocks` and `path.head.last`.
+    fn new(cfg: &Config, path: &ParamPath, in_channels: i64, pooler: Pooler, keys: RoiHeadKeys) -> Result<Self> {
+        let (mut builder, arch) = FbNetBuilder::new(cfg, in_channels)?;
+        let RoiHeadKeys { part, blocks, blocks_key, stride, stride_key, last_scale } = keys;
+        let stages = arch.stages_of(part).or_else(|| arch.stages_of(Part::Head));
+        if stages.is_none() {
+            let name = &cfg.model.fbnet.arch;
+            log::warn!("the FBNet architecture {name:?} has no stages for the {part:?} head: it uses all of them");
+        }
+        let positions = blocks
+            .iter()
+            .map(|&at| usize::try_from(at).with_context(|| format!("MODEL.FBNET.{blocks_key} has {at}")))
+            .collect::<Result<Vec<usize>>>()?;
+        let mut chosen = arch.select(stages, &positions);
+        ensure!((0..=2).contains(&stride), "MODEL.FBNET.{stride_key} is {stride}; it must be 0, 1 or 2");
+        if stride != 0 {
+            chosen.first_mut().with_context(|| format!("MODEL.FBNET.{blocks_key} leaves no block"))?.stride = stride;
+        }
+        let path = path.sub("head");
+        let blocks = builder.add_blocks(&path.sub("blocks"), &chosen)?;
+        let last = builder.add_last(&path.sub("last"), arch.last.0, last_scale)?;
+        Ok(Self { pooler, blocks, last, out_channels: builder.last_depth })
+    }
+}
+
+impl RoiFeatureExtractor for FbNetRoiHead {
+    fn forward(&self, features: &[Tensor], proposals: &[BoxList], train: bool) -> Result<Tensor> {
+        let x = self.pooler.forward(features, proposals);
+        let x = self.blocks.forward(&x, train);
+        Ok(match &self.last {
+            Some(last) => last.forward(&x, train),
+            None => x,
+        })
+    }
+
+    fn out_channels(&self) -> i64 {
+        self.out_channels
+    }
+}
+
 /// Adds the parts of FBNet models, under the original's names.
 pub fn register(registries: &mut ModelRegistries) {
     registries.backbones.built_in([("FBNet", backbone as _)]);
     registries.rpn_heads.built_in([("FBNet.rpn_head", rpn_head as _)]);
+    registries.box_feature_extractors.built_in([("FBNet.roi_head", box_head as _)]);
+    registries.mask_feature_extractors.built_in([("FBNet.roi_head_mask", mask_head as _)]);
+    registries.keypoint_feature_extractors.built_in([("FBNet.roi_head_keypoints", keypoint_head as _)]);
 }
 
 fn backbone(cfg: &Config, path: &ParamPath) -> Result<Box<dyn Backbone>> {
@@ -109,4 +177,49 @@ fn backbone(cfg: &Config, path: &ParamPath) -> Result<Box<dyn Backbone>> {
 
 fn rpn_head(cfg: &Config, path: &ParamPath, in_channels: i64, num_anchors: i64) -> Result<Box<dyn RpnHead>> {
     Ok(Box::new(FbNetRpnHead::new(cfg, path, in_channels, num_anchors)?))
+}
+
+fn box_head(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    let (head, fbnet) = (&cfg.model.roi_box_head, &cfg.model.fbnet);
+    let pooler = Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio)
+        .context("MODEL.ROI_BOX_HEAD")?;
+    let keys = RoiHeadKeys {
+        part: Part::Bbox,
+        blocks: &fbnet.det_head_blocks,
+        blocks_key: "DET_HEAD_BLOCKS",
+        stride: fbnet.det_head_stride,
+        stride_key: "DET_HEAD_STRIDE",
+        last_scale: fbnet.det_head_last_scale,
+    };
+    Ok(Rc::new(FbNetRoiHead::new(cfg, path, in_channels, pooler, keys)?))
+}
+
+fn mask_head(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    let (head, fbnet) = (&cfg.model.roi_mask_head, &cfg.model.fbnet);
+    let pooler = Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio)
+        .context("MODEL.ROI_MASK_HEAD")?;
+    let keys = RoiHeadKeys {
+        part: Part::Mask,
+        blocks: &fbnet.mask_head_blocks,
+        blocks_key: "MASK_HEAD_BLOCKS",
+        stride: fbnet.mask_head_stride,
+        stride_key: "MASK_HEAD_STRIDE",
+        last_scale: fbnet.mask_head_last_scale,
+    };
+    Ok(Rc::new(FbNetRoiHead::new(cfg, path, in_channels, pooler, keys)?))
+}
+
+fn keypoint_head(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    let (head, fbnet) = (&cfg.model.roi_keypoint_head, &cfg.model.fbnet);
+    let pooler = Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio)
+        .context("MODEL.ROI_KEYPOINT_HEAD")?;
+    let keys = RoiHeadKeys {
+        part: Part::Kpts,
+        blocks: &fbnet.kpts_head_blocks,
+        blocks_key: "KPTS_HEAD_BLOCKS",
+        stride: fbnet.kpts_head_stride,
+        stride_key: "KPTS_HEAD_STRIDE",
+        last_scale: fbnet.kpts_head_last_scale,
+    };
+    Ok(Rc::new(FbNetRoiHead::new(cfg, path, in_channels, pooler, keys)?))
 }

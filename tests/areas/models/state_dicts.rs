@@ -5,16 +5,13 @@ use std::path::{Path, PathBuf};
 use maskrcnn_benchmark::config::Config;
 use maskrcnn_benchmark::layers::parameters::{Entry, Role};
 use maskrcnn_benchmark::layers::Parameters;
-use maskrcnn_benchmark::modeling::backbone::build_backbone;
+use maskrcnn_benchmark::modeling::detector::build_detection_model;
 use maskrcnn_benchmark::modeling::registry::ModelRegistries;
 use maskrcnn_benchmark::solver::make_optimizer;
 use serde_json::{json, Value};
 use tch::{Device, Kind};
 
 use super::support::{area, json as read, Report};
-
-/// What a state dictionary may be compared on: the names that begin so.
-const PART: &str = "backbone.";
 
 #[test]
 fn every_configuration_builds_the_original_state() {
@@ -38,24 +35,28 @@ fn every_configuration_builds_the_original_state() {
 
 fn compare(report: &mut Report, name: &str, area: &Path, golden: &Value, config: &Config) {
     let parameters = Parameters::uninitialised(Device::Cpu);
-    let built = build_backbone(config, &parameters.root().sub("backbone"), &ModelRegistries::default());
+    let built = build_detection_model(config, &parameters.root(), &ModelRegistries::default());
     report.check(name, "builds", built.err().map(|e| format!("{e:#}")));
 
     let state = match golden["state_dict_same_as"].as_str() {
         Some(other) => read(&area.join(format!("{other}.json")))["state_dict"].clone(),
         None => golden["state_dict"].clone(),
     };
-    let want: Vec<&Value> = of_part(&state).collect();
+    let want = list(&state);
     let got: Vec<Value> = parameters.state().iter().map(described).collect();
     report.equal(name, "entries", got.len(), want.len());
-    let first_difference = got.iter().zip(&want).find(|(got, want)| got != *want);
+    let first_difference = got.iter().zip(want).find(|(got, want)| *got != *want);
     report.check(name, "state", first_difference.map(|(got, want)| format!("got {got}, expected {want}")));
+
+    let numbers = (Some(numel(parameters.state(), false)), Some(numel(parameters.state(), true)));
+    let want = (golden["num_parameters"].as_u64(), golden["num_trainable"].as_u64());
+    report.equal(name, "parameters and trainable ones", numbers, want);
 
     let optimizer = make_optimizer(config, &parameters);
     let groups: Vec<Value> = optimizer.groups().iter().map(|g| json!([g.name, g.lr, g.weight_decay])).collect();
-    let want: Vec<&Value> = of_part(&golden["optimizer"]["groups"]).collect();
+    let want = list(&golden["optimizer"]["groups"]);
     report.equal(name, "optimizer groups", groups.len(), want.len());
-    let first_difference = groups.iter().zip(&want).find(|(got, want)| !same_group(got, want));
+    let first_difference = groups.iter().zip(want).find(|(got, want)| !same_group(got, want));
     report.check(name, "optimizer groups", first_difference.map(|(got, want)| format!("got {got}, expected {want}")));
 }
 
@@ -70,9 +71,15 @@ fn same_group(got: &Value, want: &Value) -> bool {
     got[0] == want[0] && [1, 2].iter().all(|&i| got[i].as_f64() == want[i].as_f64())
 }
 
-fn of_part(list: &Value) -> impl Iterator<Item = &Value> {
-    let list = list.as_array().expect("a golden state is a list");
-    list.iter().filter(|entry| entry[0].as_str().is_some_and(|name| name.starts_with(PART)))
+fn list(value: &Value) -> &[Value] {
+    value.as_array().expect("a golden list")
+}
+
+/// The number of values in parameters, shared ones once.
+fn numel(state: Vec<Entry>, only_trainable: bool) -> u64 {
+    let counted =
+        |e: &&Entry| e.role == Role::Parameter && e.alias_of.is_none() && (!only_trainable || e.tensor.requires_grad());
+    state.iter().filter(counted).map(|e| e.tensor.numel() as u64).sum()
 }
 
 fn described(entry: &Entry) -> Value {
