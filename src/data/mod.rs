@@ -1,8 +1,13 @@
 //! Datasets, transforms, samplers, loading and evaluation.
 
+pub mod collate_batch;
 pub mod datasets;
 pub mod evaluation;
+pub mod loader;
 pub mod random;
 pub mod samplers;
 pub mod shapes;
 pub mod transforms;
+
+pub use collate_batch::{Batch, Collator};
+pub use loader::{Batches, DataLoader, LoaderState};

@@ -1,1 +1,115 @@
 //! Datasets: what an image is and what is in it.
+//!
+//! A [`Dataset`] gives decoded images with their targets before any transform; the loader applies the transforms, so
+//! that a user's data set is a handful of methods.
+
+mod coco;
+mod coco_annotations;
+mod concat_dataset;
+
+use std::any::Any;
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+pub use coco::{has_valid_annotation, COCODataset};
+pub use coco_annotations::{Annotation, Category, CocoFile, ImageEntry, Segmentation};
+pub use concat_dataset::ConcatDataset;
+
+use super::transforms::RgbImage;
+use crate::structures::BoxList;
+
+/// The name of the class with index 0.
+pub const BACKGROUND: &str = "__background__";
+
+/// One image and what is in it, before transforms.
+pub struct Sample {
+    pub image: RgbImage,
+    /// Boxes in xyxy at the image's size, with the field `labels` (int64; 0 is the background) and, where the data set
+    /// has them, `masks` and `keypoints`.
+    pub target: BoxList,
+    /// The index that was asked for.
+    pub index: usize,
+}
+
+/// How a data set itself calls an image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ImageId {
+    Number(i64),
+    Name(String),
+}
+
+impl ImageId {
+    /// The number, where the id is one.
+    pub fn number(&self) -> Option<i64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Name(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// What is known of an image without decoding it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageInfo {
+    pub id: ImageId,
+    pub file_name: String,
+    pub width: i64,
+    pub height: i64,
+}
+
+/// A data set. Loader threads share it.
+pub trait Dataset: Send + Sync {
+    /// The number of images.
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads an image and its target.
+    ///
+    /// # Errors
+    ///
+    /// If the image or its annotation cannot be read; the file is named.
+    fn get(&self, index: usize) -> Result<Sample>;
+
+    /// What is known of an image without decoding it.
+    ///
+    /// # Errors
+    ///
+    /// If the annotation cannot be read; the file is named.
+    fn image_info(&self, index: usize) -> Result<ImageInfo>;
+
+    /// The image's file.
+    fn image_path(&self, index: usize) -> PathBuf;
+
+    /// The target alone, at the image's own size, as evaluation needs it.
+    ///
+    /// # Errors
+    ///
+    /// If the annotation cannot be read; the file is named.
+    fn ground_truth(&self, index: usize) -> Result<BoxList>;
+
+    /// The classes by label; the first is the background.
+    fn class_names(&self) -> Vec<String>;
+
+    /// The data set's own category ids and names in their order, as written to `labels.json`.
+    fn categories(&self) -> Vec<(i64, String)>;
+
+    /// What the data set is, for messages: its kind and annotation file.
+    fn describe(&self) -> String;
+
+    /// For evaluators, which know their own data set.
+    fn as_any(&self) -> &dyn Any;
+}

@@ -1,0 +1,150 @@
+use anyhow::{bail, ensure, Context, Result};
+
+use super::{ColorJitter, Compose, RandomHorizontalFlip, RandomVerticalFlip, Resize, Transform};
+use crate::config::Config;
+
+/// Builds one step for training (`true`) or testing (`false`).
+pub type BuildTransform = fn(&Config, bool) -> Result<Box<dyn Transform>>;
+
+/// The steps that every image goes through, by name and in order. A user's crate can add, put in between or replace
+/// steps; conversion to the network's input ([`Normalize`](super::Normalize)) always comes last.
+#[derive(Clone)]
+pub struct TransformRegistry {
+    steps: Vec<(String, BuildTransform)>,
+}
+
+impl Default for TransformRegistry {
+    /// The original's steps: ColorJitter, Resize, RandomHorizontalFlip, RandomVerticalFlip.
+    fn default() -> Self {
+        let builtin: [(&str, BuildTransform); 4] = [
+            ("ColorJitter", color_jitter),
+            ("Resize", resize),
+            ("RandomHorizontalFlip", horizontal_flip),
+            ("RandomVerticalFlip", vertical_flip),
+        ];
+        Self { steps: builtin.map(|(name, build)| (name.to_owned(), build)).to_vec() }
+    }
+}
+
+impl TransformRegistry {
+    /// Adds a step at the end.
+    ///
+    /// # Errors
+    ///
+    /// If there is a step of this name.
+    pub fn register(&mut self, name: &str, build: BuildTransform) -> Result<()> {
+        self.insert(self.steps.len(), name, build)
+    }
+
+    /// Adds a step before another one.
+    ///
+    /// # Errors
+    ///
+    /// If there is a step of this name, or none called `before`.
+    pub fn insert_before(&mut self, before: &str, name: &str, build: BuildTransform) -> Result<()> {
+        self.insert(self.position(before)?, name, build)
+    }
+
+    /// Replaces a step.
+    ///
+    /// # Errors
+    ///
+    /// If there is no step of this name.
+    pub fn replace(&mut self, name: &str, build: BuildTransform) -> Result<()> {
+        let position = self.position(name)?;
+        self.steps[position].1 = build;
+        Ok(())
+    }
+
+    /// The names of the steps in order.
+    pub fn names(&self) -> Vec<&str> {
+        self.steps.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    fn insert(&mut self, position: usize, name: &str, build: BuildTransform) -> Result<()> {
+        if self.steps.iter().any(|(known, _)| known == name) {
+            bail!("there is already a transform {name}");
+        }
+        self.steps.insert(position, (name.to_owned(), build));
+        Ok(())
+    }
+
+    fn position(&self, name: &str) -> Result<usize> {
+        let position = self.steps.iter().position(|(known, _)| known == name);
+        position.with_context(|| format!("there is no transform {name}; there are {}", self.names().join(", ")))
+    }
+}
+
+/// All steps of the registry for training or testing.
+///
+/// # Errors
+///
+/// If a value of the `INPUT` section cannot be used; the step is named.
+pub fn build_transforms(cfg: &Config, is_train: bool, registry: &TransformRegistry) -> Result<Compose> {
+    let build = |(name, build): &(String, BuildTransform)| {
+        build(cfg, is_train).with_context(|| format!("cannot build the transform {name} from the INPUT section"))
+    };
+    Ok(Compose(registry.steps.iter().map(build).collect::<Result<_>>()?))
+}
+
+fn color_jitter(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
+    let input = &cfg.input;
+    let jitter = if is_train {
+        ColorJitter::new(input.brightness, input.contrast, input.saturation, input.hue)
+    } else {
+        ColorJitter::new(0.0, 0.0, 0.0, 0.0)
+    };
+    Ok(Box::new(jitter?))
+}
+
+fn resize(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
+    let input = &cfg.input;
+    let resize = if is_train {
+        Resize::new(input.min_size_train.to_vec(), Some(input.max_size_train))
+    } else {
+        Resize::new(vec![input.min_size_test], Some(input.max_size_test))
+    };
+    Ok(Box::new(resize?))
+}
+
+fn horizontal_flip(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
+    let probability = probability(is_train, cfg.input.horizontal_flip_prob_train)?;
+    Ok(Box::new(RandomHorizontalFlip::new(probability)))
+}
+
+fn vertical_flip(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
+    let probability = probability(is_train, cfg.input.vertical_flip_prob_train)?;
+    Ok(Box::new(RandomVerticalFlip::new(probability)))
+}
+
+fn probability(is_train: bool, value: f64) -> Result<f64> {
+    ensure!((0.0..=1.0).contains(&value), "a flip's probability is {value}, but must lie between 0 and 1");
+    Ok(if is_train { value } else { 0.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_can_be_added_and_replaced() {
+        let mut registry = TransformRegistry::default();
+        registry.register("Last", resize).unwrap();
+        registry.insert_before("Resize", "Blur", color_jitter).unwrap();
+        registry.replace("RandomVerticalFlip", horizontal_flip).unwrap();
+        let names = ["ColorJitter", "Blur", "Resize", "RandomHorizontalFlip", "RandomVerticalFlip", "Last"];
+        assert_eq!(registry.names(), names);
+        assert_eq!(build_transforms(&Config::default(), true, &registry).unwrap().0.len(), 6);
+        assert!(registry.register("Last", resize).is_err());
+        assert!(registry.insert_before("Sharpen", "New", resize).unwrap_err().to_string().contains("Resize"));
+    }
+
+    #[test]
+    fn unusable_values_are_named() {
+        let mut cfg = Config::default();
+        cfg.input.hue = 0.7;
+        let error = format!("{:#}", build_transforms(&cfg, true, &TransformRegistry::default()).err().unwrap());
+        assert!(error.contains("ColorJitter") && error.contains("0.7"), "{error}");
+        assert!(build_transforms(&cfg, false, &TransformRegistry::default()).is_ok());
+    }
+}
