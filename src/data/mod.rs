@@ -1,5 +1,6 @@
 //! Datasets, transforms, samplers, loading and evaluation.
 
+pub mod build;
 pub mod collate_batch;
 pub mod datasets;
 pub mod evaluation;
@@ -9,5 +10,6 @@ pub mod samplers;
 pub mod shapes;
 pub mod transforms;
 
+pub use build::{make_data_loader, LoaderOptions};
 pub use collate_batch::{Batch, Collator};
 pub use loader::{Batches, DataLoader, LoaderState};

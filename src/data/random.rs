@@ -92,9 +92,9 @@ impl TorchGenerator {
         (self.mt.next_u32() & 0x00ff_ffff) as f32 / 16_777_216.0
     }
 
-    /// `torch.empty(1).uniform_(from, to)`.
+    /// `torch.empty(1).uniform_(from, to)`, which is compiled to a fused multiply-add.
     pub fn uniform(&mut self, from: f32, to: f32) -> f32 {
-        self.rand() * (to - from) + from
+        self.rand().mul_add(to - from, from)
     }
 
     /// `torch.randperm(n)`, for n below 2³²/20 (beyond that torch draws 64 bits a step).

@@ -165,7 +165,10 @@ fn masks(instances: &[&Annotation], size: (i64, i64)) -> Result<Option<Segmentat
         return Ok(None);
     }
     if let Some(bare) = instances.iter().find(|annotation| !outlined(annotation)) {
-        bail!("annotation {} has no outline (a polygon of at least three points), but others of the image have", bare.id);
+        bail!(
+            "annotation {} has no outline (a polygon of at least three points), but others of the image have",
+            bare.id
+        );
     }
     let odd = |annotation: &&&Annotation| match &annotation.segmentation {
         Some(Segmentation::Polygons(polygons)) => polygons.iter().any(|polygon| polygon.len() % 2 == 1),

@@ -88,8 +88,8 @@ impl CocoFile {
     /// not list; the file and the id are named.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).with_context(|| format!("cannot read annotation file {}", path.display()))?;
-        let content = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is no COCO annotation file", path.display()))?;
+        let content =
+            serde_json::from_slice(&bytes).with_context(|| format!("{} is no COCO annotation file", path.display()))?;
         drop(bytes);
         Self::check(path, content).with_context(|| format!("annotation file {}", path.display()))
     }

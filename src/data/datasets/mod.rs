@@ -6,6 +6,7 @@
 mod coco;
 mod coco_annotations;
 mod concat_dataset;
+mod registry;
 
 use std::any::Any;
 use std::fmt;
@@ -16,6 +17,7 @@ use anyhow::Result;
 pub use coco::{has_valid_annotation, COCODataset};
 pub use coco_annotations::{Annotation, Category, CocoFile, ImageEntry, Segmentation};
 pub use concat_dataset::ConcatDataset;
+pub use registry::{BuildDataset, DatasetRegistry};
 
 use super::transforms::RgbImage;
 use crate::structures::BoxList;

@@ -1,15 +1,20 @@
 //! The order of images and batches.
 
+use std::any::Any;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{bail, Result};
 use serde_json::Value;
 
-use crate::support::{self, ints, json, Report};
+use crate::support::{self, ints, json, numbers, Report};
+use maskrcnn_benchmark::data::build::{make_batch_data_sampler, quantize};
+use maskrcnn_benchmark::data::datasets::{Dataset, ImageId, ImageInfo, Sample};
 use maskrcnn_benchmark::data::samplers::{
     BatchSampler, DistributedSampler, GroupedBatchSampler, IterationBasedBatchSampler, Pass, PlainBatchSampler,
-    RandomSampler, Sampler,
+    RandomSampler, Sampler, SequentialSampler,
 };
+use maskrcnn_benchmark::structures::BoxList;
 
 /// A sampler with a given order.
 struct Fixed(Vec<usize>);
@@ -17,6 +22,48 @@ struct Fixed(Vec<usize>);
 impl Sampler for Fixed {
     fn indices(&self, _: Pass) -> Result<Vec<usize>> {
         Ok(self.0.clone())
+    }
+}
+
+/// A data set of which only the sizes (height, width) are known.
+struct Sizes(Vec<(i64, i64)>);
+
+impl Dataset for Sizes {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn get(&self, _: usize) -> Result<Sample> {
+        bail!("there are no images")
+    }
+
+    fn image_info(&self, index: usize) -> Result<ImageInfo> {
+        let (height, width) = self.0[index];
+        Ok(ImageInfo { id: ImageId::Number(index as i64), file_name: String::new(), width, height })
+    }
+
+    fn image_path(&self, _: usize) -> PathBuf {
+        PathBuf::new()
+    }
+
+    fn ground_truth(&self, _: usize) -> Result<BoxList> {
+        bail!("there are no boxes")
+    }
+
+    fn class_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn categories(&self) -> Vec<(i64, String)> {
+        Vec::new()
+    }
+
+    fn describe(&self) -> String {
+        "sizes".into()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }
 
@@ -73,7 +120,24 @@ fn orders_and_batches() {
     for case in cases("iteration_based") {
         iteration_based(&case, &mut report);
     }
+    for case in cases("quantize") {
+        let groups = quantize(&numbers(&case["values"]), &numbers(&case["bins"]));
+        report.equal("quantize", "groups", groups, indices(&case["groups"]));
+    }
+    batches_by_aspect_ratio(&golden["make_batch_data_sampler"], &mut report);
     report.finish();
+}
+
+fn batches_by_aspect_ratio(case: &Value, report: &mut Report) {
+    let sizes = lists(&case["heights_widths"]);
+    let dataset = Sizes(sizes.iter().map(|size| (size[0] as i64, size[1] as i64)).collect());
+    let order = Box::new(SequentialSampler::new(dataset.len()));
+    let bins = numbers(&case["aspect_grouping"]);
+    let sampler = make_batch_data_sampler(&dataset, order, &bins, unsigned(&case["images_per_batch"]));
+    let got = sampler.expect("a sampler").batches(Pass::default()).expect("batches");
+    report.equal("make_batch_data_sampler", "batches", got, lists(&case["batches"]));
+    let ratios: Vec<f64> = dataset.0.iter().map(|size| size.0 as f64 / size.1 as f64).collect();
+    report.equal("make_batch_data_sampler", "groups", quantize(&ratios, &bins), indices(&case["group_ids"]));
 }
 
 fn iteration_based(case: &Value, report: &mut Report) {

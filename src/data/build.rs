@@ -1,0 +1,231 @@
+//! From the configuration to data loaders (the original's `data/build.py`).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{bail, ensure, Context, Result};
+use serde_json::{Map, Value};
+
+use super::collate_batch::Collator;
+use super::datasets::{ConcatDataset, Dataset, DatasetRegistry};
+use super::loader::{DataLoader, LoaderState, Order};
+use super::samplers::{
+    BatchSampler, DistributedSampler, GroupedBatchSampler, IterationBasedBatchSampler, Pass, PlainBatchSampler,
+    RandomSampler, Sampler, SequentialSampler,
+};
+use super::transforms::{build_transforms, Compose, Normalize, TransformRegistry};
+use crate::config::paths_catalog::DatasetCatalog;
+use crate::config::Config;
+use crate::utils::miscellaneous::{mkdir, write_atomically};
+
+/// What decides how data are loaded, beside the configuration.
+#[derive(Clone)]
+pub struct LoaderOptions<'a> {
+    /// `DATASETS.TRAIN`, shuffled and augmented, until `SOLVER.MAX_ITER`; or `DATASETS.TEST`, once.
+    pub is_train: bool,
+    /// For validation during training (`SOLVER.TEST_PERIOD`): `DATASETS.TEST` together, without images that have no
+    /// annotation, as upstream.
+    pub is_for_period: bool,
+    pub rank: usize,
+    pub world_size: usize,
+    /// The iteration that training begins or resumes at.
+    pub start_iter: u64,
+    /// A resumed run's state of the loader: the order goes on as if the run had never stopped. Without it a new
+    /// permutation is begun at `start_iter`, as in the original.
+    pub state: Option<LoaderState>,
+    /// The run's seed, the same in all processes.
+    pub seed: u64,
+    pub datasets: &'a DatasetRegistry,
+    pub transforms: &'a TransformRegistry,
+}
+
+/// Makes the loaders: for training (and for validation during training) one, with all data sets concatenated, whose
+/// categories are also written to `OUTPUT_DIR/labels.json`; for testing one a data set.
+///
+/// # Errors
+///
+/// If a data set cannot be read or has no image, the images of a batch cannot be shared equally by the processes, the
+/// model has too few classes for the data set, or a value of the configuration cannot be used. Keys and files are named.
+pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<DataLoader>> {
+    let images_per_gpu = images_per_gpu(cfg, options)?;
+    let (key, names) = if options.is_train { ("TRAIN", &cfg.datasets.train) } else { ("TEST", &cfg.datasets.test) };
+    if names.is_empty() {
+        bail!("DATASETS.{key} names no data set: give at least one, for example DATASETS.{key} \"('coco_2017_val',)\"");
+    }
+    let catalog = DatasetCatalog::load(&cfg.paths_catalog)?;
+    let keep_annotated = options.is_train || options.is_for_period;
+    let mut datasets = Vec::with_capacity(names.len());
+    for name in names.iter() {
+        let dataset = options.datasets.build(&catalog.get(name)?, keep_annotated)?;
+        check_not_empty(dataset.as_ref(), name, keep_annotated)?;
+        check_num_classes(cfg, dataset.as_ref(), options.is_train)?;
+        datasets.push(dataset);
+    }
+    if keep_annotated && datasets.len() > 1 {
+        datasets = vec![Arc::new(ConcatDataset::new(datasets)?)];
+    }
+    if options.is_train && options.rank == 0 {
+        save_labels(datasets[0].as_ref(), Path::new(&cfg.output_dir))?;
+    }
+    datasets.into_iter().map(|dataset| make_loader(cfg, options, dataset, images_per_gpu)).collect()
+}
+
+fn make_loader(
+    cfg: &Config,
+    options: &LoaderOptions,
+    dataset: Arc<dyn Dataset>,
+    images_per_gpu: usize,
+) -> Result<DataLoader> {
+    let state = options.state.clone().filter(|state| state.begun_at <= options.start_iter);
+    let state = state.unwrap_or(LoaderState { seed: options.seed, begun_at: options.start_iter });
+    let sampler = make_data_sampler(dataset.len(), options, &state)?;
+    let batches = make_batch_data_sampler(
+        dataset.as_ref(),
+        sampler,
+        if cfg.dataloader.aspect_ratio_grouping { &[1.0] } else { &[] },
+        images_per_gpu,
+    )?;
+    let (order, len) = if options.is_train {
+        let iterations = u64::try_from(cfg.solver.max_iter).context("SOLVER.MAX_ITER cannot be negative")?;
+        let skip = (options.start_iter - state.begun_at) as usize;
+        let sampler = IterationBasedBatchSampler::new(batches, iterations, state.begun_at);
+        (Order::Iterations { sampler, skip }, iterations as usize)
+    } else {
+        let len = batches.batches(Pass::default())?.len();
+        (Order::OnePass(batches), len)
+    };
+    let (transforms, collator) = if !options.is_train && cfg.test.bbox_aug.enabled {
+        (Compose::default(), Collator::Originals)
+    } else {
+        let normalize = Normalize::from_config(cfg)?;
+        let size_divisible = cfg.dataloader.size_divisibility;
+        let transforms = build_transforms(cfg, options.is_train, options.transforms)?;
+        (transforms, Collator::Images { normalize, size_divisible })
+    };
+    let workers = usize::try_from(cfg.dataloader.num_workers).context("DATALOADER.NUM_WORKERS cannot be negative")?;
+    let seed = state.seed.wrapping_add(options.rank as u64);
+    Ok(DataLoader::new(dataset, transforms, collator, order, len, workers, seed).with_state(state))
+}
+
+/// The images of a batch that one process takes.
+fn images_per_gpu(cfg: &Config, options: &LoaderOptions) -> Result<usize> {
+    let (key, images) = if options.is_train {
+        ("SOLVER.IMS_PER_BATCH", cfg.solver.ims_per_batch)
+    } else {
+        ("TEST.IMS_PER_BATCH", cfg.test.ims_per_batch)
+    };
+    let world_size = options.world_size.max(1);
+    let images = usize::try_from(images).unwrap_or(0);
+    ensure!(images > 0, "{key} must be positive");
+    ensure!(
+        images % world_size == 0,
+        "{key} ({images}) must be divisible by the number of processes ({world_size}): set it to {} or {}",
+        (images / world_size).max(1) * world_size,
+        (images / world_size + 1) * world_size
+    );
+    Ok(images / world_size)
+}
+
+/// The order of images: random for training, a share of it where several processes work together.
+///
+/// # Errors
+///
+/// See [`DistributedSampler::new`].
+pub fn make_data_sampler(len: usize, options: &LoaderOptions, state: &LoaderState) -> Result<Box<dyn Sampler>> {
+    if options.world_size > 1 {
+        return Ok(Box::new(DistributedSampler::new(len, options.world_size, options.rank, true)?));
+    }
+    if options.is_train {
+        Ok(Box::new(RandomSampler::new(len, state.seed.wrapping_add(state.begun_at))))
+    } else {
+        Ok(Box::new(SequentialSampler::new(len)))
+    }
+}
+
+/// Batches of images whose height/width lies in the same interval between `aspect_grouping`'s limits; of all images
+/// where there are no limits.
+///
+/// # Errors
+///
+/// If an image's size cannot be read.
+pub fn make_batch_data_sampler(
+    dataset: &dyn Dataset,
+    sampler: Box<dyn Sampler>,
+    aspect_grouping: &[f64],
+    images_per_batch: usize,
+) -> Result<Arc<dyn BatchSampler>> {
+    if aspect_grouping.is_empty() {
+        return Ok(Arc::new(PlainBatchSampler::new(sampler, images_per_batch)?));
+    }
+    let ratio = |index| {
+        let info = dataset.image_info(index)?;
+        Ok(info.height as f64 / info.width as f64)
+    };
+    let ratios = (0..dataset.len()).map(ratio).collect::<Result<Vec<f64>>>()?;
+    let groups = quantize(&ratios, aspect_grouping);
+    Ok(Arc::new(GroupedBatchSampler::new(sampler, groups, images_per_batch, false)?))
+}
+
+/// The interval of each value between the sorted `bins`; a value equal to a limit lies above it (`bisect_right`).
+pub fn quantize(values: &[f64], bins: &[f64]) -> Vec<usize> {
+    let mut bins = bins.to_vec();
+    bins.sort_by(f64::total_cmp);
+    values.iter().map(|value| bins.partition_point(|bin| bin <= value)).collect()
+}
+
+fn check_not_empty(dataset: &dyn Dataset, name: &str, keep_annotated: bool) -> Result<()> {
+    if dataset.is_empty() && keep_annotated {
+        bail!(
+            "data set {name} has no image to train on: none has an annotation that counts (a box more than a pixel wide \
+             and high, and for keypoints at least 10 visible points). It is {}",
+            dataset.describe()
+        );
+    }
+    ensure!(!dataset.is_empty(), "data set {name} has no images. It is {}", dataset.describe());
+    Ok(())
+}
+
+/// Compares the data set's classes with those the model tells apart: a label beyond them cannot be trained on. Testing
+/// goes on with a warning, since the predictions that a smaller model makes can still be evaluated.
+///
+/// # Errors
+///
+/// In training, if the model has too few classes; the key and the value it needs are named.
+pub fn check_num_classes(cfg: &Config, dataset: &dyn Dataset, is_train: bool) -> Result<()> {
+    if cfg.model.rpn_only && !cfg.model.retinanet_on {
+        return Ok(());
+    }
+    let (key, classes) = if cfg.model.retinanet_on {
+        ("MODEL.RETINANET.NUM_CLASSES", cfg.model.retinanet.num_classes)
+    } else {
+        ("MODEL.ROI_BOX_HEAD.NUM_CLASSES", cfg.model.roi_box_head.num_classes)
+    };
+    let needed = dataset.class_names().len();
+    if usize::try_from(classes).unwrap_or(0) >= needed {
+        return Ok(());
+    }
+    let message = format!(
+        "{key} is {classes}, but the data set has {} classes and the background: set {key} to {needed}. It is {}",
+        needed.saturating_sub(1),
+        dataset.describe()
+    );
+    if is_train {
+        bail!(message);
+    }
+    log::warn!("{message}");
+    Ok(())
+}
+
+/// Writes the category ids and names to `labels.json`.
+fn save_labels(dataset: &dyn Dataset, output_dir: &Path) -> Result<()> {
+    let labels: Map<String, Value> =
+        dataset.categories().into_iter().map(|(id, name)| (id.to_string(), Value::String(name))).collect();
+    if labels.is_empty() {
+        log::warn!("{} has no categories, so labels.json is not written", dataset.describe());
+        return Ok(());
+    }
+    let path = output_dir.join("labels.json");
+    log::info!("Saving labels mapping into {}", path.display());
+    mkdir(output_dir)?;
+    write_atomically(&path, serde_json::to_string_pretty(&labels)?.as_bytes())
+}

@@ -1,0 +1,65 @@
+use std::sync::Arc;
+
+use anyhow::{bail, Context, Result};
+
+use super::{COCODataset, Dataset};
+use crate::config::paths_catalog::DatasetSpec;
+
+/// Makes a data set of a catalog entry, for training (`true`) or testing (`false`).
+pub type BuildDataset = fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>>;
+
+/// The kinds of data sets by the names that catalogs use. A user's crate can add its own.
+#[derive(Clone)]
+pub struct DatasetRegistry {
+    factories: Vec<(String, BuildDataset)>,
+}
+
+impl Default for DatasetRegistry {
+    /// The original's kinds.
+    fn default() -> Self {
+        let builtin: [(&str, BuildDataset); 1] = [("COCODataset", coco)];
+        Self { factories: builtin.map(|(name, build)| (name.to_owned(), build)).to_vec() }
+    }
+}
+
+impl DatasetRegistry {
+    /// Adds a kind.
+    ///
+    /// # Errors
+    ///
+    /// If there is a kind of this name.
+    pub fn register(&mut self, factory: &str, build: BuildDataset) -> Result<()> {
+        if self.factories.iter().any(|(known, _)| known == factory) {
+            bail!("there is already a kind of data set called {factory}");
+        }
+        self.factories.push((factory.to_owned(), build));
+        Ok(())
+    }
+
+    /// The names of all kinds.
+    pub fn names(&self) -> Vec<&str> {
+        self.factories.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Makes the data set of a catalog entry.
+    ///
+    /// # Errors
+    ///
+    /// If its kind is not known or it cannot be read; the entry is named.
+    pub fn build(&self, spec: &DatasetSpec, is_train: bool) -> Result<Arc<dyn Dataset>> {
+        let Some((_, build)) = self.factories.iter().find(|(known, _)| *known == spec.factory) else {
+            bail!(
+                "data set {} is of the kind {}, which is not supported; there are {}",
+                spec.name,
+                spec.factory,
+                self.names().join(", ")
+            );
+        };
+        build(spec, is_train).with_context(|| format!("cannot use data set {}", spec.name))
+    }
+}
+
+/// Training leaves out images without annotations.
+fn coco(spec: &DatasetSpec, is_train: bool) -> Result<Arc<dyn Dataset>> {
+    Ok(Arc::new(COCODataset::new(&spec.path("ann_file")?, &spec.path("root")?, is_train)?))
+}
