@@ -11,7 +11,7 @@ mod configs;
 mod data;
 #[path = "areas/evaluation.rs"]
 mod evaluation;
-#[path = "areas/loading.rs"]
+#[path = "areas/loading/mod.rs"]
 mod loading;
 #[path = "areas/models/mod.rs"]
 mod models;
