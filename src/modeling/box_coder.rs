@@ -78,7 +78,7 @@ impl BoxCoder {
 
         // The inverse of `encode`, which measures inclusive corners: hence - 1 on one side only.
         let decoded = [&x - &half_width, &y - &half_height, x + half_width - 1.0, y + half_height - 1.0];
-        Tensor::stack(&decoded, 2).reshape([rows, -1])
+        Tensor::stack(&decoded, 2).reshape(codes.size())
     }
 }
 
