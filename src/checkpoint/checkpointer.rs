@@ -8,7 +8,8 @@ use anyhow::{bail, Context, Result};
 use super::c2_model_loading::from_c2;
 use super::model_serialization::{load_state_dict, state_dict_of, LoadOptions, LoadReport, ModelState};
 use super::pickle::{atomically, write_file, Dict, Value};
-use super::read_file;
+use super::{model_zoo, read_file};
+use crate::config::model_catalog::ModelCatalog;
 use crate::config::Config;
 use crate::layers::parameters::Parameters;
 
@@ -168,9 +169,20 @@ impl DetectronCheckpointer {
         )
     }
 
-    /// The file that `MODEL.WEIGHT` means.
+    /// The file that `MODEL.WEIGHT` means: a path, `catalog://NAME`, or an address.
     fn find(&self, weight: &str) -> Result<PathBuf> {
-        let file = PathBuf::from(weight);
+        let mut weight = weight.to_string();
+        if let Some(name) = weight.strip_prefix("catalog://") {
+            let url = ModelCatalog::get(name).with_context(|| format!("MODEL.WEIGHT {weight}"))?;
+            log::info!("{weight} points to {url}");
+            weight = url;
+        }
+        if weight.starts_with("http://") || weight.starts_with("https://") {
+            let file = model_zoo::cache_url(&weight, &model_zoo::model_dir()).context("MODEL.WEIGHT")?;
+            log::info!("url {weight} cached in {}", file.display());
+            return Ok(file);
+        }
+        let file = PathBuf::from(&weight);
         if file.is_file() {
             return Ok(file);
         }

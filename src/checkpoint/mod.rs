@@ -3,12 +3,14 @@
 //! - [`pickle`]: files as plain data, free of tensors
 //! - [`model_serialization`]: which entry of a file fills which entry of a model
 //! - [`c2_model_loading`]: the names of Caffe2 and Detectron
+//! - [`model_zoo`]: weights by address, downloaded once
 //! - [`checkpointer`]: `last_checkpoint`, `model_0002500.pth`
 
 pub mod c2_model_loading;
 pub mod checkpointer;
 mod hints;
 pub mod model_serialization;
+pub mod model_zoo;
 pub mod pickle;
 mod tensor;
 
@@ -18,8 +20,7 @@ use std::path::Path;
 use anyhow::{ensure, Context, Result};
 
 pub use checkpointer::{save_snapshot, Contents, DetectronCheckpointer, Loaded};
-pub use model_serialization::ModelState;
-pub use model_serialization::{load_weights, LoadOptions, LoadReport, StateDict};
+pub use model_serialization::{load_weights, LoadOptions, LoadReport, ModelState, StateDict};
 pub use pickle::{write_file, Buffer, Dict, Dtype, Object, TensorData, Value};
 pub use tensor::to_tensor;
 
@@ -37,3 +38,6 @@ pub fn read_file(path: &Path) -> Result<Value> {
     };
     open().with_context(|| format!("{} could not be read", path.display()))
 }
+
+#[cfg(test)]
+mod tests;

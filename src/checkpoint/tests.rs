@@ -1,0 +1,195 @@
+//! Saving and loading whole checkpoints, and what does not fit.
+
+use std::fs;
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use super::*;
+use crate::config::Config;
+use crate::layers::parameters::{Init, Parameters};
+use crate::solver::sgd::GroupRates;
+use crate::solver::{Sgd, WarmupMethod, WarmupMultiStepLr};
+
+/// A table of constant parameters.
+fn model(shapes: &[(&str, &[i64])], value: f64) -> Parameters {
+    let parameters = Parameters::new(Device::Cpu);
+    for (name, shape) in shapes {
+        let _ = parameters.root().parameter(name, shape, Init::Const(value));
+    }
+    parameters
+}
+
+const SMALL: [(&str, &[i64]); 3] =
+    [("backbone.w", &[2, 3]), ("head.cls_score.weight", &[5, 2]), ("head.cls_score.bias", &[5])];
+
+fn solver(parameters: &Parameters) -> (Sgd, WarmupMultiStepLr) {
+    let rates = GroupRates { base_lr: 0.1, bias_lr_factor: 2.0, weight_decay: 0.01, weight_decay_bias: 0.0 };
+    let mut optimizer = Sgd::new(rates.groups(parameters.trainable()), 0.9);
+    let scheduler = WarmupMultiStepLr::new(&mut optimizer, &[3], 0.1, 0.5, 2, WarmupMethod::Linear).unwrap();
+    (optimizer, scheduler)
+}
+
+fn train(parameters: &Parameters, optimizer: &mut Sgd, scheduler: &mut WarmupMultiStepLr) {
+    let terms: Vec<Tensor> = parameters.trainable().iter().map(|(_, t)| t.square().sum(Kind::Float)).collect();
+    optimizer.zero_grad();
+    Tensor::stack(&terms, 0).sum(Kind::Float).backward();
+    optimizer.step();
+    scheduler.step(optimizer);
+}
+
+fn checkpointer(parameters: &Parameters, folder: Option<&Path>) -> DetectronCheckpointer {
+    DetectronCheckpointer::new(&Config::default(), parameters, folder)
+}
+
+fn contents(optimizer: &Sgd, scheduler: &WarmupMultiStepLr, iteration: i64) -> Contents {
+    let mut training_state = Dict::new();
+    training_state.insert("seed", 7);
+    Contents {
+        optimizer: Some(optimizer.state_dict()),
+        scheduler: Some(scheduler.state_dict()),
+        iteration: Some(iteration),
+        training_state: Some(training_state),
+    }
+}
+
+#[test]
+fn a_run_continued_equals_one_never_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = model(&SMALL, 1.0);
+    let (mut optimizer, mut scheduler) = solver(&whole);
+    for _ in 0..2 {
+        train(&whole, &mut optimizer, &mut scheduler);
+    }
+    checkpointer(&whole, Some(folder.path())).save("model_0000002", &contents(&optimizer, &scheduler, 2)).unwrap();
+    let tag = fs::read_to_string(folder.path().join("last_checkpoint")).unwrap();
+    assert_eq!(tag, folder.path().join("model_0000002.pth").to_str().unwrap());
+    for _ in 0..3 {
+        train(&whole, &mut optimizer, &mut scheduler);
+    }
+
+    let again = model(&SMALL, 0.0);
+    let loaded = checkpointer(&again, Some(folder.path())).load(Some("/not/looked/at.pth"), true).unwrap();
+    assert_eq!(loaded.iteration, Some(2));
+    assert_eq!(loaded.training_state.unwrap().get("seed").unwrap().as_int(), Some(7));
+    let (mut optimizer, mut scheduler) = solver(&again);
+    optimizer.load_state_dict(&loaded.optimizer.unwrap()).unwrap();
+    scheduler.load_state_dict(&loaded.scheduler.unwrap()).unwrap();
+    for _ in 0..3 {
+        train(&again, &mut optimizer, &mut scheduler);
+    }
+    for (one, other) in whole.state().iter().zip(again.state()) {
+        assert!(one.tensor.equal(&other.tensor), "{}", one.name);
+    }
+}
+
+#[test]
+fn the_state_of_another_iteration_is_outdated() {
+    let folder = tempfile::tempdir().unwrap();
+    let parameters = model(&SMALL, 1.0);
+    let (optimizer, scheduler) = solver(&parameters);
+    let mut snapshot = ModelState::new(&parameters).snapshot(&contents(&optimizer, &scheduler, 2)).unwrap();
+    // What the Python original does: it carries our key along.
+    let Value::Dict(dict) = &mut snapshot else { panic!("a dictionary") };
+    dict.remove("iteration");
+    dict.insert("iteration", 9);
+    let file = save_snapshot(folder.path(), "model_0000009", &snapshot).unwrap();
+    let loaded = checkpointer(&parameters, None).load_file(&file).unwrap();
+    assert_eq!((loaded.iteration, loaded.training_state.is_none()), (Some(9), true));
+}
+
+#[test]
+fn a_moved_run_finds_its_checkpoint_and_a_lost_one_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let parameters = model(&SMALL, 1.0);
+    let checkpointer = checkpointer(&parameters, Some(folder.path()));
+    checkpointer.save("model_final", &Contents::default()).unwrap();
+    fs::write(folder.path().join("last_checkpoint"), "./elsewhere/model_final.pth\n").unwrap();
+    assert_eq!(checkpointer.load(None, true).unwrap().file, Some(folder.path().join("model_final.pth")));
+    fs::write(folder.path().join("last_checkpoint"), "lost.pth").unwrap();
+    let error = checkpointer.load(None, true).unwrap_err().to_string();
+    assert!(error.contains("last_checkpoint") && error.contains("lost.pth"), "{error}");
+    assert!(checkpointer.load(None, false).unwrap().file.is_none());
+}
+
+#[test]
+fn a_missing_weight_names_the_override() {
+    let parameters = model(&SMALL, 1.0);
+    let weight = "/home/shgao/.torch/models/res2net50_26w_4s-06e79181.pth";
+    let error = checkpointer(&parameters, None).load(Some(weight), true).unwrap_err().to_string();
+    assert!(error.contains("MODEL.WEIGHT /path/to/res2net50_26w_4s-06e79181.pth"), "{error}");
+    assert!(error.contains("author's machine") && error.contains(weight), "{error}");
+    let error = checkpointer(&parameters, None).load(Some("catalog://ImageNetPretrained/R-51"), true).unwrap_err();
+    assert!(format!("{error:#}").contains("MSRA/R-50"), "{error:#}");
+}
+
+#[test]
+fn another_class_count_skips_the_layers_and_their_momentum() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = model(&SMALL, 1.0);
+    let (mut optimizer, mut scheduler) = solver(&old);
+    train(&old, &mut optimizer, &mut scheduler);
+    checkpointer(&old, Some(folder.path())).save("model_final", &contents(&optimizer, &scheduler, 1)).unwrap();
+
+    let shapes: [(&str, &[i64]); 3] = [SMALL[0], ("head.cls_score.weight", &[3, 2]), ("head.cls_score.bias", &[3])];
+    let new = model(&shapes, 7.0);
+    let loaded = checkpointer(&new, Some(folder.path())).load(None, true).unwrap();
+    let report = loaded.report.unwrap();
+    assert_eq!(report.skipped_names(), ["head.cls_score.weight", "head.cls_score.bias"]);
+    assert!(report.table().contains("head.cls_score.weight  file [5, 2], model [3, 2]"), "{}", report.table());
+    assert_eq!(new.get("head.cls_score.bias").unwrap().double_value(&[0]), 7.0);
+    assert!(new.get("backbone.w").unwrap().equal(&old.get("backbone.w").unwrap()));
+    let (mut optimizer, _) = solver(&new);
+    let state = loaded.optimizer.unwrap();
+    assert!(optimizer.load_state_dict(&state).unwrap_err().to_string().contains("head.cls_score.weight"));
+    optimizer.load_state_dict_without(&state, &report.skipped_names()).unwrap();
+    let known: Vec<bool> = (0..3).map(|i| optimizer.momentum_buffer(i).is_some()).collect();
+    assert_eq!(known, [true, false, false]);
+
+    let strict = model(&shapes, 7.0);
+    let error = checkpointer(&strict, Some(folder.path())).strict(true).load(None, true).unwrap_err();
+    assert!(format!("{error:#}").contains("file [5, 2], model [3, 2]"), "{error:#}");
+    assert_eq!(strict.get("backbone.w").unwrap().double_value(&[0, 0]), 7.0, "nothing was loaded");
+}
+
+#[test]
+fn another_architecture_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = |parameters: &Parameters, name: &str| {
+        checkpointer(parameters, Some(folder.path())).save(name, &Contents::default()).unwrap();
+        folder.path().join(format!("{name}.pth"))
+    };
+    let error = |parameters: &Parameters, file: &Path| {
+        format!("{:#}", checkpointer(parameters, None).load_file(file).map(|_| ()).unwrap_err())
+    };
+    let stranger = save(&model(&[("encoder.layers.0.weight", &[2])], 1.0), "stranger");
+    let said = error(&model(&SMALL, 1.0), &stranger);
+    assert!(said.contains("encoder.layers.0.weight") && said.contains("head.cls_score.bias"), "{said}");
+
+    let res2net = |width: i64, splits: usize| {
+        let parameters = Parameters::new(Device::Cpu);
+        for split in 0..splits {
+            let name = format!("backbone.body.layer1.0.convs.{split}.weight");
+            let _ = parameters.root().parameter(&name, &[width, width, 3, 3], Init::Const(1.0));
+        }
+        parameters
+    };
+    let file = save(&res2net(14, 7), "res2net50_14w_8s");
+    let said = error(&res2net(26, 3), &file);
+    assert!(said.contains("MODEL.RESNETS.WIDTH_PER_GROUP 14 MODEL.RESNETS.SCALE 8"), "{said}");
+}
+
+#[test]
+fn element_types_are_converted() {
+    let folder = tempfile::tempdir().unwrap();
+    for kind in [Kind::Half, Kind::BFloat16, Kind::Double] {
+        let path = folder.path().join("model.pth");
+        let mut state = Dict::ordered();
+        let values = Tensor::from_slice(&[0.5f32, -2.0, 1.5, 4.0, -0.25, 8.0]).reshape([2, 3]);
+        state.insert("w", &values.to_kind(kind));
+        write_file(&path, &Value::Dict(state)).unwrap();
+        let parameters = model(&[("backbone.w", &[2, 3])], 0.0);
+        load_weights(&path, &parameters).unwrap();
+        assert!(parameters.get("backbone.w").unwrap().equal(&values), "{kind:?}");
+    }
+}
