@@ -1,1 +1,3 @@
 //! The training and inference loops.
+
+pub mod bbox_aug;

@@ -1,6 +1,6 @@
 //! Generalized R-CNN: a backbone, a proposal network, and heads.
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use tch::Tensor;
 
 use crate::config::Config;
@@ -89,5 +89,23 @@ impl GeneralizedRcnn {
             Some(heads) => heads.detect(&features, &proposals),
             None => Ok(proposals),
         }
+    }
+
+    /// The features of a batch, and the box of every proposal for every class with its score, before thresholds and
+    /// NMS: for merging several views of an image.
+    ///
+    /// # Shapes
+    /// `images.tensors` `[N, 3, H, W]`.
+    ///
+    /// # Errors
+    /// A model without a box head.
+    pub fn detect_unfiltered(&self, images: &ImageList) -> Result<(Vec<Tensor>, Vec<BoxList>)> {
+        let _no_grad = tch::no_grad_guard();
+        let heads = self.roi_heads.as_ref().context("the model has no box head")?;
+        let features = self.backbone.forward(&images.tensors, false);
+        let proposals = self.rpn.detect(images, &features)?;
+        let (class_logits, box_regression) = heads.r#box.predict(&features, &proposals)?;
+        let boxes = heads.r#box.post_processor().unfiltered(&class_logits, &box_regression, &proposals)?;
+        Ok((features, boxes))
     }
 }

@@ -61,7 +61,7 @@ impl RpnPostProcessor {
     ) -> Result<()> {
         let scores = permute_and_flatten(objectness, 1).squeeze_dim(2).sigmoid();
         let codes = permute_and_flatten(box_regression, 4);
-        let (scores, best) = scores.topk(self.pre_nms_top_n.min(anchors.size()[0]), 1, true, true);
+        let (scores, best) = best_anchors(&scores, self.pre_nms_top_n.min(anchors.size()[0]));
         for (image, (height, width)) in images.image_sizes.iter().enumerate() {
             let index = best.get(image as i64);
             let codes = codes.get(image as i64).index_select(0, &index);
@@ -94,6 +94,14 @@ impl RpnPostProcessor {
         let keep = keep.split_with_sizes(&sizes[..], 0);
         boxlists.iter().zip(&keep).map(|(boxes, keep)| boxes.select(keep)).collect()
     }
+}
+
+/// The `number` best scores of each row, descending, with their places; equal ones in the order of the anchors. (Sure
+/// objects saturate the sigmoid, and `topk` leaves the order of equal scores to chance, which NMS then depends on.)
+fn best_anchors(scores: &Tensor, number: i64) -> (Tensor, Tensor) {
+    let places = scores.topk(number, 1, true, false).1.sort(1, false).0;
+    let (scores, order) = scores.gather(1, &places, false).sort_stable(true, 1, true);
+    (scores, places.gather(1, &order, false))
 }
 
 /// Appends the ground truth to the proposals, with objectness 1, so that the heads see some good boxes from the start.

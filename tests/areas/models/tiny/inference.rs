@@ -1,5 +1,6 @@
 //! What each stage gives at test time.
 
+use maskrcnn_benchmark::engine::bbox_aug::im_detect_bbox_aug;
 use maskrcnn_benchmark::layers::Parameters;
 use maskrcnn_benchmark::modeling::backbone::resnet::{BlockFamily, ResNet};
 use maskrcnn_benchmark::modeling::detector::GeneralizedRcnn;
@@ -44,6 +45,35 @@ fn inference() {
         expected.finish(&mut report, &case.name);
     }
     report.finish();
+}
+
+#[test]
+fn test_time_augmentation() {
+    let mut report = Report::new("models/tiny test-time augmentation");
+    let augmented: Vec<Case> =
+        cases().iter().map(|folder| Case::open(folder)).filter(|case| case.cfg.test.bbox_aug.enabled).collect();
+    for case in &augmented {
+        let mut expected = Expected::open(case, "inference");
+        let (model, _) = case.model(&mut report);
+        let (_, identity) = model.detect_unfiltered(&case.batch_resized()).expect("boxes");
+        for (image, boxes) in identity.iter().enumerate() {
+            let key = |what: &str| format!("tta.identity.{image}.{what}");
+            expected.absolute(&mut report, &case.name, &key("boxes"), boxes.bbox(), PIXELS);
+            let scores = boxes.tensor_field("scores").expect("scores");
+            expected.absolute(&mut report, &case.name, &key("scores"), scores, SCORE);
+        }
+        let found = im_detect_bbox_aug(&model, &case.cfg, &case.images(), Device::Cpu).expect("detections");
+        let sizes = expected.facts["network_sizes_wh"].as_array().expect("sizes").clone();
+        for (image, boxes) in found.iter().enumerate() {
+            let size = super::ints(&sizes[image]);
+            report.equal(&case.name, "network sizes", boxes.size(), (size[0], size[1]));
+            detections(&mut report, case, &mut expected, &format!("detections.{image}."), boxes, image);
+        }
+        expected.finish(&mut report, &case.name);
+    }
+    if !augmented.is_empty() {
+        report.finish();
+    }
 }
 
 /// One image of a batch with its own padding.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use maskrcnn_benchmark::checkpoint;
 use maskrcnn_benchmark::config::Config;
-use maskrcnn_benchmark::data::transforms::{read_image, Normalize, RgbImage};
+use maskrcnn_benchmark::data::transforms::{read_image, resize, Normalize, Resize, RgbImage};
 use maskrcnn_benchmark::layers::Parameters;
 use maskrcnn_benchmark::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use maskrcnn_benchmark::modeling::registry::ModelRegistries;
@@ -22,9 +22,6 @@ mod training;
 pub const NOT_YET: &[(&str, &str)] = &[
     ("tiny/dcn_v1_r_50_fpn_faster/", "needs deformable convolution"),
     ("tiny/dcn_v2_r_50_fpn_mask/", "needs deformable convolution"),
-    ("tiny/fbnet_default_faster/", "needs FBNet's RoI heads"),
-    ("tiny/fbnet_dsmask_mask/", "needs FBNet's RoI heads"),
-    ("tiny/tta_r_50_fpn_faster/", "needs test-time augmentation"),
 ];
 
 /// The limits that the README of the golden models suggests.
@@ -77,6 +74,18 @@ impl Case {
 
     fn images(&self) -> Vec<RgbImage> {
         ["image.png", "image2.png"].iter().map(|f| read_image(&self.folder.join(f)).unwrap()).collect()
+    }
+
+    /// The images as the network sees them at test time.
+    fn batch_resized(&self) -> ImageList {
+        let input = &self.cfg.input;
+        let sizes = Resize::new(vec![input.min_size_test], Some(input.max_size_test)).unwrap();
+        let normalize = Normalize::from_config(&self.cfg).unwrap();
+        let resized = self.images().into_iter().map(|image| {
+            let (height, width) = sizes.get_size(image.size(), input.min_size_test);
+            normalize.to_tensor(&resize(&image, (width as usize, height as usize)))
+        });
+        to_image_list(&resized.collect::<Vec<_>>(), self.cfg.dataloader.size_divisibility)
     }
 
     /// The images as they are, normalised: for a case whose images have the network's size.

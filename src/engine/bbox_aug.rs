@@ -1,0 +1,92 @@
+//! Test-time augmentation: boxes from several views of an image, merged by one NMS (`TEST.BBOX_AUG`).
+
+use anyhow::{ensure, Context, Result};
+use tch::{Device, Tensor};
+
+use crate::config::Config;
+use crate::data::transforms::{resize, Normalize, Resize, RgbImage};
+use crate::modeling::detector::GeneralizedRcnn;
+use crate::structures::{cat_boxlist, to_image_list, BoxList, Flip, ImageList};
+
+/// One way to show an image to the network.
+struct View {
+    min_size: i64,
+    max_size: i64,
+    flip: bool,
+}
+
+impl View {
+    /// The views of the configuration, the identity (the usual test size) first.
+    fn all(cfg: &Config) -> Vec<View> {
+        let aug = &cfg.test.bbox_aug;
+        let (min_size, max_size) = (cfg.input.min_size_test, cfg.input.max_size_test);
+        let mut views = vec![View { min_size, max_size, flip: false }];
+        if aug.h_flip {
+            views.push(View { min_size, max_size, flip: true });
+        }
+        for scale in aug.scales.iter() {
+            views.push(View { min_size: *scale, max_size: aug.max_size, flip: false });
+            if aug.scale_h_flip {
+                views.push(View { min_size: *scale, max_size: aug.max_size, flip: true });
+            }
+        }
+        views
+    }
+
+    fn batch(&self, cfg: &Config, images: &[RgbImage], device: Device) -> Result<ImageList> {
+        let sizes = Resize::new(vec![self.min_size], Some(self.max_size)).context("TEST.BBOX_AUG")?;
+        let normalize = Normalize::from_config(cfg)?;
+        let tensors: Vec<Tensor> = images
+            .iter()
+            .map(|image| {
+                let (height, width) = sizes.get_size(image.size(), self.min_size);
+                let seen = resize(image, (width as usize, height as usize));
+                normalize.to_tensor(&if self.flip { seen.flip_horizontal() } else { seen })
+            })
+            .collect();
+        Ok(to_image_list(&tensors, cfg.dataloader.size_divisibility).to_device(device))
+    }
+}
+
+/// The detections of images as they were read, in pixels of the identity view (each list's size).
+///
+/// The boxes of all views go through one NMS per class. Masks and keypoints are those that the heads find for the
+/// merged boxes in the identity view; the original fails with masks on.
+///
+/// # Errors
+/// A model without a box head, or sizes that are not positive.
+pub fn im_detect_bbox_aug(
+    model: &GeneralizedRcnn,
+    cfg: &Config,
+    images: &[RgbImage],
+    device: Device,
+) -> Result<Vec<BoxList>> {
+    let heads = model.roi_heads().context("TEST.BBOX_AUG needs a model with a box head")?;
+    ensure!(!images.is_empty(), "there is no image to detect in");
+    let _no_grad = tch::no_grad_guard();
+    let mut identity = None;
+    let mut merged: Vec<Vec<BoxList>> = Vec::new();
+    for view in View::all(cfg) {
+        let (features, mut found) = model.detect_unfiltered(&view.batch(cfg, images, device)?)?;
+        if view.flip {
+            found = found.iter().map(|boxes| boxes.transpose(Flip::LeftRight)).collect::<Result<_>>()?;
+        }
+        if identity.is_none() {
+            identity = Some(features);
+            merged = found.into_iter().map(|boxes| vec![boxes]).collect();
+        } else {
+            for (views, boxes) in merged.iter_mut().zip(found) {
+                views.push(boxes.resize(views[0].size())?);
+            }
+        }
+    }
+    let detections = merged
+        .iter()
+        .map(|views| {
+            let all = cat_boxlist(views)?;
+            heads.r#box.post_processor().filter_results(&all, cfg.model.roi_box_head.num_classes)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let features = identity.context("the identity view comes first")?;
+    heads.detect_from_boxes(&features, detections)
+}
