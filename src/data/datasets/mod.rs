@@ -19,6 +19,8 @@ pub use coco_annotations::{Annotation, Category, CocoFile, ImageEntry, Segmentat
 pub use concat_dataset::ConcatDataset;
 pub use registry::{BuildDataset, DatasetRegistry};
 
+use super::evaluation::coco::CocoEvaluator;
+use super::evaluation::Evaluator;
 use super::transforms::RgbImage;
 use crate::structures::BoxList;
 
@@ -108,6 +110,11 @@ pub trait Dataset: Send + Sync {
 
     /// The data set's own category ids and names in their order, as written to `labels.json`.
     fn categories(&self) -> Vec<(i64, String)>;
+
+    /// Who judges predictions for it: COCO's metrics, unless the data set has its own.
+    fn evaluator(&self) -> Box<dyn Evaluator> {
+        Box::new(CocoEvaluator)
+    }
 
     /// What the data set is, for messages: its kind and annotation file.
     fn describe(&self) -> String;

@@ -1,0 +1,288 @@
+//! What predictions are compared with, in COCO's form.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{ensure, Context, Result};
+use hotcoco::types::{Annotation, Category, Image, Segmentation};
+use hotcoco::COCO;
+use rayon::prelude::*;
+use tch::Tensor;
+
+use crate::data::datasets::{COCODataset, Dataset};
+use crate::structures::{rle, BoxList, Mode};
+
+/// An image of the data set: its id in the ground truth and its size.
+#[derive(Clone, Copy, Debug)]
+pub struct GroundTruthImage {
+    /// The id in the ground truth.
+    pub id: u64,
+    /// `(width, height)`.
+    pub size: (i64, i64),
+}
+
+/// Annotations in COCO's form, the image of every index, and the category of every label.
+pub struct CocoGroundTruth {
+    coco: Arc<COCO>,
+    images: Vec<GroundTruthImage>,
+    /// Category ids by label; the background (0) has none.
+    categories: Vec<u64>,
+    name: String,
+}
+
+impl CocoGroundTruth {
+    /// The ground truth of a data set: the annotation file of a [`COCODataset`], else made from its targets.
+    ///
+    /// # Errors
+    /// If the annotations cannot be read or have negative ids.
+    pub fn of_dataset(dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
+        match dataset.as_any().downcast_ref::<COCODataset>() {
+            Some(coco) => Self::of_file(coco.ann_file(), dataset),
+            None => Self::of_targets(dataset),
+        }
+    }
+
+    fn of_file(file: &Path, dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
+        let coco = COCO::new(file).with_context(|| format!("reading the ground truth {}", file.display()))?;
+        Self::new(coco, dataset)
+    }
+
+    /// The annotations in COCO's form (the original's `abs_to_coco.py`): instance masks become run lengths and their
+    /// pixels the area; without masks the area is that of the box. Nothing is a crowd.
+    fn of_targets(dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
+        let mut annotations = Vec::new();
+        let mut images = Vec::new();
+        let categories: Vec<(u64, String)> = categories(dataset)?;
+        for index in 0..dataset.len() {
+            let info = dataset.image_info(index)?;
+            let target = dataset.ground_truth(index).with_context(|| format!("ground truth of image {}", info.id))?;
+            let (width, height) = target.size();
+            let id = image_id(dataset, index)?;
+            images.push(Image {
+                id,
+                file_name: info.file_name,
+                height: u32::try_from(height)?,
+                width: u32::try_from(width)?,
+                ..Image::default()
+            });
+            let found = instances(&target, id, &categories);
+            annotations.extend(found.with_context(|| format!("ground truth of image {}", info.id))?);
+        }
+        for (id, annotation) in (1..).zip(&mut annotations) {
+            annotation.id = id;
+        }
+        let category = |(id, name): (u64, String)| Category { id, name, ..Category::default() };
+        let categories = categories.into_iter().map(category).collect();
+        let dataset_in_coco = hotcoco::Dataset { info: None, images, annotations, categories, licenses: Vec::new() };
+        Self::new(COCO::from_dataset(dataset_in_coco), dataset)
+    }
+
+    fn new(coco: COCO, dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
+        let image = |index| {
+            let info = dataset.image_info(index)?;
+            Ok(GroundTruthImage { id: image_id(dataset, index)?, size: (info.width, info.height) })
+        };
+        let images: Result<Vec<_>> = (0..dataset.len()).map(image).collect();
+        let categories = categories(dataset)?.into_iter().map(|(id, _)| id).collect();
+        Ok(CocoGroundTruth { coco: Arc::new(coco), images: images?, categories, name: dataset.describe() })
+    }
+
+    /// The annotations.
+    pub fn coco(&self) -> &Arc<COCO> {
+        &self.coco
+    }
+
+    /// The images, by the data set's index.
+    pub fn images(&self) -> &[GroundTruthImage] {
+        &self.images
+    }
+
+    /// The annotations of an image that are no crowd: `[x, y, width, height]` and area.
+    pub(super) fn boxes(&self, image: &GroundTruthImage) -> Vec<([f64; 4], f64)> {
+        let ids = self.coco.get_ann_ids_for_img(image.id);
+        let annotations = self.coco.load_anns(ids).into_iter().filter(|a| !a.iscrowd);
+        annotations.filter_map(|a| Some((a.bbox?, a.area?))).collect()
+    }
+
+    /// The ids of the categories of these labels.
+    ///
+    /// # Errors
+    /// If a label is not one of the data set's classes.
+    pub(super) fn category_ids(&self, labels: &Tensor) -> Result<Vec<u64>> {
+        let labels = Vec::<i64>::try_from(labels.to_kind(tch::Kind::Int64))?;
+        let category = |label: i64| {
+            let position = usize::try_from(label - 1).ok();
+            position.and_then(|p| self.categories.get(p)).copied().with_context(|| {
+                format!(
+                    "a detection has label {label}, but {} has the classes 1 to {}: is MODEL.ROI_BOX_HEAD.NUM_CLASSES \
+                     that of this data set?",
+                    self.name,
+                    self.categories.len()
+                )
+            })
+        };
+        labels.into_iter().map(category).collect()
+    }
+
+    /// # Errors
+    /// If there are more predictions than images.
+    pub(super) fn check_number(&self, predictions: usize) -> Result<()> {
+        let images = self.images.len();
+        ensure!(predictions <= images, "there are {predictions} predictions for the {images} images of {}", self.name);
+        Ok(())
+    }
+}
+
+/// The id of an image in the ground truth: the data set's number, or counted from 1 where it has names.
+fn image_id(dataset: &dyn Dataset, index: usize) -> Result<u64> {
+    let id = dataset.image_info(index)?.id;
+    match id.number() {
+        Some(number) => u64::try_from(number).with_context(|| {
+            format!("image id {number} of {} is negative: it cannot be evaluated", dataset.describe())
+        }),
+        None => Ok(index as u64 + 1),
+    }
+}
+
+/// Category ids and names by label, without the background.
+fn categories(dataset: &dyn Dataset) -> Result<Vec<(u64, String)>> {
+    let own = dataset.categories();
+    let classes = dataset.class_names().len().saturating_sub(1);
+    ensure!(own.len() == classes, "{} has {} categories but {classes} classes", dataset.describe(), own.len());
+    let category = |(id, name): (i64, String)| match u64::try_from(id) {
+        Ok(id) => Ok((id, name)),
+        Err(_) => anyhow::bail!("category {name} of {} has the negative id {id}", dataset.describe()),
+    };
+    own.into_iter().map(category).collect()
+}
+
+fn instances(target: &BoxList, image_id: u64, categories: &[(u64, String)]) -> Result<Vec<Annotation>> {
+    let boxes = target.convert(Mode::Xywh);
+    let bbox = Vec::<f32>::try_from(boxes.bbox().contiguous().view(-1))?;
+    let areas = Vec::<f32>::try_from(target.area())?;
+    let labels = Vec::<i64>::try_from(target.tensor_field("labels")?)?;
+    let masks = match target.has_field("masks") {
+        false => None,
+        true => {
+            let masks = target.masks()?.get_mask_tensor()?;
+            Some(if masks.dim() == 2 { masks.unsqueeze(0) } else { masks })
+        }
+    };
+    if let Some(masks) = &masks {
+        ensure!(masks.size()[0] as usize == labels.len(), "{} masks for {} boxes", masks.size()[0], labels.len());
+    }
+    let encoded: Option<Vec<rle::Rle>> = match masks {
+        Some(masks) => {
+            let list: Vec<Tensor> = (0..masks.size()[0]).map(|i| masks.get(i)).collect();
+            Some(list.into_par_iter().map(|mask| rle::encode(&mask)).collect::<Result<_>>()?)
+        }
+        None => None,
+    };
+    let annotation = |i: usize| {
+        let position = usize::try_from(labels[i] - 1).ok();
+        let category = position.and_then(|p| categories.get(p));
+        let (category_id, _) = category.with_context(|| format!("label {} has no category", labels[i]))?;
+        let mask = encoded.as_ref().map(|masks| &masks[i]);
+        Ok(Annotation {
+            image_id,
+            category_id: *category_id,
+            bbox: Some([0, 1, 2, 3].map(|c| f64::from(bbox[4 * i + c]))),
+            area: Some(mask.map_or(f64::from(areas[i]), |mask| rle::area(mask) as f64)),
+            segmentation: mask
+                .map(|mask| Segmentation::CompressedRle { size: [mask.h, mask.w], counts: rle::to_string(mask) }),
+            ..Annotation::default()
+        })
+    };
+    (0..labels.len()).map(annotation).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::Any;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::data::datasets::{ImageId, ImageInfo, Sample};
+    use crate::data::evaluation::EvaluationOptions;
+    use crate::structures::SegmentationMask;
+
+    /// Two images with one square each, as a user's own data set would have them.
+    struct Squares {
+        with_masks: bool,
+    }
+
+    impl Dataset for Squares {
+        fn len(&self) -> usize {
+            2
+        }
+
+        fn get(&self, _index: usize) -> Result<Sample> {
+            anyhow::bail!("evaluation reads no images")
+        }
+
+        fn image_info(&self, index: usize) -> Result<ImageInfo> {
+            let id = ImageId::Name(format!("square {index}"));
+            Ok(ImageInfo { id, file_name: format!("{index}.png"), width: 40, height: 30 })
+        }
+
+        fn image_path(&self, index: usize) -> PathBuf {
+            PathBuf::from(format!("{index}.png"))
+        }
+
+        fn ground_truth(&self, index: usize) -> Result<BoxList> {
+            let (x, y) = (4.0 + index as f32, 5.0f32);
+            let bbox = Tensor::from_slice(&[x, y, x + 9.0, y + 9.0]).view([1, 4]);
+            let mut list = BoxList::new(bbox, (40, 30), Mode::Xyxy)?;
+            list.add_field("labels", Tensor::from_slice(&[1 + index as i64]));
+            if self.with_masks {
+                let (x, y) = (f64::from(x), f64::from(y));
+                let square = vec![x, y, x + 10.0, y, x + 10.0, y + 10.0, x, y + 10.0];
+                list.add_field("masks", SegmentationMask::from_polygons(vec![vec![square]], (40, 30)));
+            }
+            Ok(list)
+        }
+
+        fn class_names(&self) -> Vec<String> {
+            ["__background__", "left", "right"].map(String::from).to_vec()
+        }
+
+        fn categories(&self) -> Vec<(i64, String)> {
+            vec![(7, "left".into()), (3, "right".into())]
+        }
+
+        fn describe(&self) -> String {
+            "two squares".into()
+        }
+
+        fn as_any(&self) -> &dyn Any {
+            self
+        }
+    }
+
+    #[test]
+    fn targets_become_annotations_with_the_data_sets_categories() {
+        let truth = CocoGroundTruth::of_dataset(&Squares { with_masks: true }).unwrap();
+        let annotation = truth.coco().get_ann(2).unwrap();
+        assert_eq!((annotation.image_id, annotation.category_id, annotation.area), (2, 3, Some(100.0)));
+        assert_eq!(annotation.bbox, Some([5.0, 5.0, 10.0, 10.0]));
+        let bare = CocoGroundTruth::of_dataset(&Squares { with_masks: false }).unwrap();
+        assert!(bare.coco().get_ann(1).unwrap().segmentation.is_none());
+        assert_eq!(truth.category_ids(&Tensor::from_slice(&[2i64, 1])).unwrap(), [3, 7]);
+        assert!(truth.category_ids(&Tensor::from_slice(&[3i64])).is_err());
+    }
+
+    #[test]
+    fn the_ground_truth_itself_is_a_perfect_prediction_for_any_data_set() {
+        let squares = Squares { with_masks: false };
+        let mut predictions = Vec::new();
+        for index in 0..2 {
+            let mut list = squares.ground_truth(index).unwrap();
+            list.add_field("scores", Tensor::from_slice(&[0.9f32]));
+            predictions.push(list.resize((80, 60)).unwrap());
+        }
+        let results = squares.evaluator().evaluate(&squares, &predictions, &EvaluationOptions::default()).unwrap();
+        assert!(results.get("bbox", "AP").unwrap() > 1.0 - 1e-9);
+        let names: Vec<&str> = results.per_category("bbox").iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["right", "left"]);
+    }
+}
