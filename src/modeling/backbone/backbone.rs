@@ -4,9 +4,10 @@
 use anyhow::{ensure, Result};
 use tch::Tensor;
 
+use super::blocks::BlockFamily;
 use super::fbnet;
 use super::fpn::{Fpn, FpnConfig, LastLevelP6P7, TopBlocks};
-use super::resnet::{BlockFamily, ResNet};
+use super::resnet::ResNet;
 use crate::config::Config;
 use crate::layers::ParamPath;
 use crate::modeling::make_layers::GroupNormSettings;

@@ -3,9 +3,9 @@
 use anyhow::{bail, ensure, Result};
 use tch::Tensor;
 
+use super::blocks::Block;
 use super::fbnet_blocks::{block, conv_bn_relu, divisible_by, BlockStyle, BnType, ConvBnRelu};
 use super::fbnet_modeldef::{ArchDef, BlockDef};
-use super::resnet::Block;
 use crate::config::Config;
 use crate::layers::{ConvNorm, ParamPath};
 

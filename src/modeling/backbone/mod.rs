@@ -2,9 +2,11 @@
 
 #[allow(clippy::module_inception)]
 mod backbone;
+pub mod blocks;
 pub mod fbnet;
 pub mod fbnet_blocks;
 pub mod fbnet_builder;
+mod fbnet_irf;
 pub mod fbnet_modeldef;
 pub mod fpn;
 pub mod res2net;

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use tch::Tensor;
 
-use super::resnet::{shortcut, without_bias, Block, BlockBuilder, BlockConfig};
+use super::blocks::{shortcut, without_bias, Block, BlockConfig, NamedBlock};
 use crate::layers::{Conv2d, ConvConfig, ConvNorm, ParamPath};
 
-/// The blocks that `MODEL.RESNETS.TRANS_FUNC` can name: name, norm (`true` is group norm), builder.
-pub(super) const BLOCKS: [(&str, bool, BlockBuilder); 2] = [
+/// The blocks that `MODEL.RESNETS.TRANS_FUNC` can name.
+pub(super) const BLOCKS: [NamedBlock; 2] = [
     ("Bottle2neckWithFixedBatchNorm", false, Bottle2neck::boxed),
     ("Bottle2neckWithGN", true, Bottle2neck::boxed_with_scale_4),
 ];

@@ -6,10 +6,13 @@
 use anyhow::{bail, ensure, Context, Result};
 use tch::Tensor;
 
-use super::res2net;
+use super::blocks::{
+    check_widths, shortcut, transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily, NamedBlock,
+    NormKind,
+};
 use crate::config::Config;
-use crate::layers::{Conv2d, ConvConfig, ConvNorm, FrozenBatchNorm2d, Init, Norm, ParamPath};
-use crate::modeling::make_layers::{group_norm, GroupNormSettings};
+use crate::layers::{Conv2d, ConvConfig, ConvNorm, ParamPath};
+use crate::modeling::make_layers::GroupNormSettings;
 
 /// One stage of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,86 +48,9 @@ pub fn stage_specs(name: &str) -> Result<Vec<StageSpec>> {
     Ok((0..stages).map(spec).collect())
 }
 
-/// The norm that a stem or block puts after its convolutions.
-#[derive(Clone, Copy, Debug)]
-pub enum NormKind {
-    FixedBatchNorm,
-    GroupNorm(GroupNormSettings),
-}
-
-impl NormKind {
-    /// A norm over `channels` channels.
-    ///
-    /// # Errors
-    /// Group norm does not fit the number of channels.
-    pub fn build(&self, path: &ParamPath, channels: i64) -> Result<Norm> {
-        Ok(match self {
-            NormKind::FixedBatchNorm => Norm::Frozen(FrozenBatchNorm2d::new(path, channels)),
-            NormKind::GroupNorm(settings) => Norm::Group(group_norm(path, channels, settings)?),
-        })
-    }
-}
-
-/// One residual block.
-pub trait Block {
-    /// # Shapes
-    /// `[N, in, H, W]` to `[N, out, H / stride, W / stride]`.
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor;
-}
-
-/// What a residual block is built from.
-#[derive(Clone, Copy, Debug)]
-pub struct BlockConfig {
-    pub in_channels: i64,
-    pub bottleneck_channels: i64,
-    pub out_channels: i64,
-    pub num_groups: i64,
-    /// Whether the stride sits in the first 1×1 convolution (MSRA's models) or in the 3×3 one (ResNeXt, PyTorch's).
-    pub stride_in_1x1: bool,
-    pub stride: i64,
-    pub dilation: i64,
-    /// Number of splits (Res2Net only).
-    pub scale: i64,
-    pub norm: NormKind,
-}
-
-/// Makes one kind of block.
-pub type BlockBuilder = fn(&ParamPath, &BlockConfig) -> Result<Box<dyn Block>>;
-
-/// The blocks that `MODEL.RESNETS.TRANS_FUNC` can name: name, norm (`true` is group norm), builder.
-const RESNET_BLOCKS: [(&str, bool, BlockBuilder); 2] =
+/// The blocks that `MODEL.RESNETS.TRANS_FUNC` can name.
+pub(super) const BLOCKS: [NamedBlock; 2] =
     [("BottleneckWithFixedBatchNorm", false, Bottleneck::boxed), ("BottleneckWithGN", true, Bottleneck::boxed)];
-
-/// Which blocks a body is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockFamily {
-    ResNet,
-    Res2Net,
-}
-
-/// Looks `MODEL.RESNETS.TRANS_FUNC` up among the blocks of one family, or of both where either will do.
-pub(super) fn transformation(
-    name: &str,
-    family: Option<BlockFamily>,
-    settings: GroupNormSettings,
-) -> Result<(NormKind, BlockBuilder)> {
-    let candidates: Vec<&(&str, bool, BlockBuilder)> = match family {
-        Some(BlockFamily::ResNet) => RESNET_BLOCKS.iter().collect(),
-        Some(BlockFamily::Res2Net) => res2net::BLOCKS.iter().collect(),
-        None => RESNET_BLOCKS.iter().chain(&res2net::BLOCKS).collect(),
-    };
-    let Some((_, with_gn, build)) = candidates.iter().find(|(known, ..)| *known == name) else {
-        let known: Vec<&str> = candidates.iter().map(|(known, ..)| *known).collect();
-        let bodies = match family {
-            Some(BlockFamily::ResNet) => "R-… bodies",
-            Some(BlockFamily::Res2Net) => "R2-… bodies",
-            None => "these",
-        };
-        bail!("MODEL.RESNETS.TRANS_FUNC: {name:?} is not known; known for {bodies} are {}", known.join(", "));
-    };
-    let norm = if *with_gn { NormKind::GroupNorm(settings) } else { NormKind::FixedBatchNorm };
-    Ok((norm, *build))
-}
 
 /// 7×7 convolution of stride 2, norm, ReLU, 3×3 maximum of stride 2.
 pub struct Stem {
@@ -273,13 +199,6 @@ fn freeze(path: &ParamPath, at: i64, specs: &[StageSpec]) -> Result<()> {
     Ok(())
 }
 
-fn check_widths(num_groups: i64, width_per_group: i64, scale: i64) -> Result<()> {
-    for (key, value) in [("NUM_GROUPS", num_groups), ("WIDTH_PER_GROUP", width_per_group), ("SCALE", scale)] {
-        ensure!(value > 0, "MODEL.RESNETS.{key} is {value}; it must be at least 1");
-    }
-    Ok(())
-}
-
 fn check_dcn_stages(stage_with_dcn: &[bool], stages: usize, family: BlockFamily) -> Result<()> {
     ensure!(
         (stages..=4).contains(&stage_with_dcn.len()),
@@ -378,24 +297,6 @@ impl ResNetHead {
     }
 }
 
-/// Convolutions inside bodies: no bias, Caffe2's XavierFill.
-pub(super) fn without_bias() -> ConvConfig {
-    ConvConfig { bias: false, weight_init: Init::KaimingUniform { a: 1.0 }, ..ConvConfig::default() }
-}
-
-/// The projection on the shortcut of a block whose channels change, with its norm: `downsample.0`, `downsample.1`.
-pub(super) fn shortcut(path: &ParamPath, config: &BlockConfig) -> Result<Option<ConvNorm>> {
-    if config.in_channels == config.out_channels {
-        return Ok(None);
-    }
-    let path = path.sub("downsample");
-    let stride = if config.dilation == 1 { config.stride } else { 1 };
-    let conv = ConvConfig { stride, ..without_bias() };
-    let conv = Conv2d::new(&path.sub(0), config.in_channels, config.out_channels, 1, conv);
-    let norm = config.norm.build(&path.sub(1), config.out_channels)?;
-    Ok(Some(ConvNorm::new(conv, Some(norm), false)))
-}
-
 /// 1×1, 3×3 and 1×1 convolution with a shortcut.
 pub struct Bottleneck {
     downsample: Option<ConvNorm>,
@@ -416,23 +317,23 @@ impl Bottleneck {
         let conv1 = ConvConfig { stride: stride_1x1, ..without_bias() };
         let conv1 = Conv2d::new(&path.sub("conv1"), config.in_channels, width, 1, conv1);
         let bn1 = norm.build(&path.sub("bn1"), width)?;
-        let conv2 = ConvConfig {
-            stride: stride_3x3,
-            padding: config.dilation,
-            dilation: config.dilation,
-            groups: config.num_groups,
-            ..without_bias()
-        };
-        let conv2 = Conv2d::new(&path.sub("conv2"), width, width, 3, conv2);
-        let bn2 = norm.build(&path.sub("bn2"), width)?;
+        let conv2 = Self::middle(path, config, stride_3x3)?;
         let conv3 = Conv2d::new(&path.sub("conv3"), width, config.out_channels, 1, without_bias());
         let bn3 = norm.build(&path.sub("bn3"), config.out_channels)?;
         Ok(Self {
             downsample,
             conv1: ConvNorm::new(conv1, Some(bn1), true),
-            conv2: ConvNorm::new(conv2, Some(bn2), true),
+            conv2,
             conv3: ConvNorm::new(conv3, Some(bn3), true),
         })
+    }
+
+    fn middle(path: &ParamPath, config: &BlockConfig, stride: i64) -> Result<ConvNorm> {
+        let (width, groups, dilation) = (config.bottleneck_channels, config.num_groups, config.dilation);
+        let (conv2, bn2) = (path.sub("conv2"), path.sub("bn2"));
+        let conv = ConvConfig { stride, padding: dilation, dilation, groups, ..without_bias() };
+        let conv = Conv2d::new(&conv2, width, width, 3, conv);
+        Ok(ConvNorm::new(conv, Some(config.norm.build(&bn2, width)?), true))
     }
 
     fn boxed(path: &ParamPath, config: &BlockConfig) -> Result<Box<dyn Block>> {

@@ -2,7 +2,6 @@
 
 use super::support;
 
-mod features;
 mod state_dicts;
 mod tiny;
 

@@ -2,7 +2,8 @@
 
 use maskrcnn_benchmark::engine::bbox_aug::im_detect_bbox_aug;
 use maskrcnn_benchmark::layers::Parameters;
-use maskrcnn_benchmark::modeling::backbone::resnet::{BlockFamily, ResNet};
+use maskrcnn_benchmark::modeling::backbone::blocks::BlockFamily;
+use maskrcnn_benchmark::modeling::backbone::resnet::ResNet;
 use maskrcnn_benchmark::modeling::detector::GeneralizedRcnn;
 use maskrcnn_benchmark::modeling::rpn::ProposalNetwork;
 use maskrcnn_benchmark::structures::{rle, to_image_list, BoxList, ImageList, Masker};

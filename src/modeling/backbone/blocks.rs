@@ -1,0 +1,114 @@
+//! What the blocks of all bodies have in common: their settings, how they are looked up, and their shortcut.
+
+use anyhow::{bail, ensure, Result};
+use tch::Tensor;
+
+use super::{res2net, resnet};
+use crate::layers::{Conv2d, ConvConfig, ConvNorm, FrozenBatchNorm2d, Init, Norm, ParamPath};
+use crate::modeling::make_layers::{group_norm, GroupNormSettings};
+
+/// The norm that a stem or block puts after its convolutions.
+#[derive(Clone, Copy, Debug)]
+pub enum NormKind {
+    FixedBatchNorm,
+    GroupNorm(GroupNormSettings),
+}
+
+impl NormKind {
+    /// A norm over `channels` channels.
+    ///
+    /// # Errors
+    /// Group norm does not fit the number of channels.
+    pub fn build(&self, path: &ParamPath, channels: i64) -> Result<Norm> {
+        Ok(match self {
+            NormKind::FixedBatchNorm => Norm::Frozen(FrozenBatchNorm2d::new(path, channels)),
+            NormKind::GroupNorm(settings) => Norm::Group(group_norm(path, channels, settings)?),
+        })
+    }
+}
+
+/// One residual block.
+pub trait Block {
+    /// # Shapes
+    /// `[N, in, H, W]` to `[N, out, H / stride, W / stride]`.
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor;
+}
+
+/// What a residual block is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockConfig {
+    pub in_channels: i64,
+    pub bottleneck_channels: i64,
+    pub out_channels: i64,
+    pub num_groups: i64,
+    /// Whether the stride sits in the first 1×1 convolution (MSRA's models) or in the 3×3 one (ResNeXt, PyTorch's).
+    pub stride_in_1x1: bool,
+    pub stride: i64,
+    pub dilation: i64,
+    /// Number of splits (Res2Net only).
+    pub scale: i64,
+    pub norm: NormKind,
+}
+
+/// Makes one kind of block.
+pub type BlockBuilder = fn(&ParamPath, &BlockConfig) -> Result<Box<dyn Block>>;
+
+/// An entry of a table of blocks: the name in `MODEL.RESNETS.TRANS_FUNC`, whether its norm is group norm, its builder.
+pub(super) type NamedBlock = (&'static str, bool, BlockBuilder);
+
+/// Which blocks a body is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockFamily {
+    ResNet,
+    Res2Net,
+}
+
+/// Looks `MODEL.RESNETS.TRANS_FUNC` up among the blocks of one family, or of both where either will do.
+pub(super) fn transformation(
+    name: &str,
+    family: Option<BlockFamily>,
+    settings: GroupNormSettings,
+) -> Result<(NormKind, BlockBuilder)> {
+    let candidates: Vec<&NamedBlock> = match family {
+        Some(BlockFamily::ResNet) => resnet::BLOCKS.iter().collect(),
+        Some(BlockFamily::Res2Net) => res2net::BLOCKS.iter().collect(),
+        None => resnet::BLOCKS.iter().chain(&res2net::BLOCKS).collect(),
+    };
+    let Some((_, with_gn, build)) = candidates.iter().find(|(known, ..)| *known == name) else {
+        let known: Vec<&str> = candidates.iter().map(|(known, ..)| *known).collect();
+        let bodies = match family {
+            Some(BlockFamily::ResNet) => "R-… bodies",
+            Some(BlockFamily::Res2Net) => "R2-… bodies",
+            None => "these",
+        };
+        bail!("MODEL.RESNETS.TRANS_FUNC: {name:?} is not known; known for {bodies} are {}", known.join(", "));
+    };
+    let norm = if *with_gn { NormKind::GroupNorm(settings) } else { NormKind::FixedBatchNorm };
+    Ok((norm, *build))
+}
+
+/// Convolutions inside bodies: no bias, Caffe2's XavierFill.
+pub(super) fn without_bias() -> ConvConfig {
+    ConvConfig { bias: false, weight_init: Init::KaimingUniform { a: 1.0 }, ..ConvConfig::default() }
+}
+
+/// The projection on the shortcut of a block whose channels change, with its norm: `downsample.0`, `downsample.1`.
+pub(super) fn shortcut(path: &ParamPath, config: &BlockConfig) -> Result<Option<ConvNorm>> {
+    if config.in_channels == config.out_channels {
+        return Ok(None);
+    }
+    let path = path.sub("downsample");
+    let stride = if config.dilation == 1 { config.stride } else { 1 };
+    let conv = ConvConfig { stride, ..without_bias() };
+    let conv = Conv2d::new(&path.sub(0), config.in_channels, config.out_channels, 1, conv);
+    let norm = config.norm.build(&path.sub(1), config.out_channels)?;
+    Ok(Some(ConvNorm::new(conv, Some(norm), false)))
+}
+
+/// Widths and splits are positive.
+pub(super) fn check_widths(num_groups: i64, width_per_group: i64, scale: i64) -> Result<()> {
+    for (key, value) in [("NUM_GROUPS", num_groups), ("WIDTH_PER_GROUP", width_per_group), ("SCALE", scale)] {
+        ensure!(value > 0, "MODEL.RESNETS.{key} is {value}; it must be at least 1");
+    }
+    Ok(())
+}
