@@ -117,11 +117,11 @@ fn images_per_gpu(cfg: &Config, options: &LoaderOptions) -> Result<usize> {
     let world_size = options.world_size.max(1);
     let images = usize::try_from(images).unwrap_or(0);
     ensure!(images > 0, "{key} must be positive");
+    let below = images / world_size * world_size;
     ensure!(
-        images % world_size == 0,
-        "{key} ({images}) must be divisible by the number of processes ({world_size}): set it to {} or {}",
-        (images / world_size).max(1) * world_size,
-        (images / world_size + 1) * world_size
+        images == below,
+        "{key} ({images}) must be divisible by the number of processes ({world_size}): set it to {}, for example",
+        if below > 0 { below } else { world_size }
     );
     Ok(images / world_size)
 }
@@ -229,3 +229,6 @@ fn save_labels(dataset: &dyn Dataset, output_dir: &Path) -> Result<()> {
     mkdir(output_dir)?;
     write_atomically(&path, serde_json::to_string_pretty(&labels)?.as_bytes())
 }
+
+#[cfg(test)]
+mod tests;

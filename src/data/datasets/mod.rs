@@ -3,10 +3,12 @@
 //! A [`Dataset`] gives decoded images with their targets before any transform; the loader applies the transforms, so
 //! that a user's data set is a handful of methods.
 
+mod cityscapes;
 mod coco;
 mod coco_annotations;
 mod concat_dataset;
 mod registry;
+mod voc;
 
 use std::any::Any;
 use std::fmt;
@@ -14,10 +16,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+pub use cityscapes::{CityScapesDataset, CityScapesMode};
 pub use coco::{has_valid_annotation, COCODataset};
 pub use coco_annotations::{Annotation, Category, CocoFile, ImageEntry, Segmentation};
 pub use concat_dataset::ConcatDataset;
 pub use registry::{BuildDataset, DatasetRegistry};
+pub use voc::PascalVOCDataset;
 
 use super::evaluation::coco::CocoEvaluator;
 use super::evaluation::Evaluator;

@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use anyhow::{bail, Context, Result};
 
-use super::{COCODataset, Dataset};
+use super::{COCODataset, CityScapesDataset, CityScapesMode, Dataset, PascalVOCDataset};
 use crate::config::paths_catalog::DatasetSpec;
+use crate::config::Value;
 
 /// Makes a data set of a catalog entry, for training (`true`) or testing (`false`).
 pub type BuildDataset = fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>>;
@@ -17,7 +18,8 @@ pub struct DatasetRegistry {
 impl Default for DatasetRegistry {
     /// The original's kinds.
     fn default() -> Self {
-        let builtin: [(&str, BuildDataset); 1] = [("COCODataset", coco)];
+        let builtin: [(&str, BuildDataset); 3] =
+            [("COCODataset", coco), ("PascalVOCDataset", voc), ("CityScapesDataset", cityscapes)];
         Self { factories: builtin.map(|(name, build)| (name.to_owned(), build)).to_vec() }
     }
 }
@@ -62,4 +64,27 @@ impl DatasetRegistry {
 /// Training leaves out images without annotations.
 fn coco(spec: &DatasetSpec, is_train: bool) -> Result<Arc<dyn Dataset>> {
     Ok(Arc::new(COCODataset::new(&spec.path("ann_file")?, &spec.path("root")?, is_train)?))
+}
+
+/// Training leaves out difficult objects.
+fn voc(spec: &DatasetSpec, is_train: bool) -> Result<Arc<dyn Dataset>> {
+    Ok(Arc::new(PascalVOCDataset::new(&spec.path("data_dir")?, spec.string("split")?, !is_train)?))
+}
+
+fn cityscapes(spec: &DatasetSpec, _: bool) -> Result<Arc<dyn Dataset>> {
+    let number = |argument: &str| match spec.args.get(argument) {
+        None | Some(Value::None) => Ok(None),
+        Some(Value::Int(number)) => Ok(Some(*number)),
+        Some(other) => bail!("{argument} should be a whole number, found {other}"),
+    };
+    let mode = if spec.args.contains_key("mode") { spec.string("mode")? } else { "mask" };
+    let mini = number("mini")?.map(usize::try_from).transpose().context("mini cannot be negative")?;
+    Ok(Arc::new(CityScapesDataset::new(
+        &spec.path("img_dir")?,
+        &spec.path("ann_dir")?,
+        spec.string("split")?,
+        CityScapesMode::parse(mode)?,
+        number("min_area")?.unwrap_or(0),
+        mini,
+    )?))
 }

@@ -176,3 +176,6 @@ fn check_size(width: u64, height: u64) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,3 +97,24 @@ fn colour_operations() {
     }
     report.finish();
 }
+
+/// Pillow 9.5 refuses every golden JPEG that is cut anywhere, even by the two bytes of its end marker, and keeps a PNG
+/// as soon as its rows are complete.
+#[test]
+fn cut_files() {
+    let Some(area) = support::area("data") else { return };
+    let mut report = Report::new("data/cut files");
+    for name in json(&area.join("decoded.json"))["files"].as_object().expect("files").keys() {
+        let whole = std::fs::read(area.join("images").join(name)).expect("a golden image");
+        let kind = name.rsplit('.').next().expect("an ending");
+        let mut cuts: Vec<usize> = (0..10).map(|tenth| whole.len() * tenth / 10).collect();
+        if kind == "jpg" {
+            cuts.extend(whole.len() - 4..whole.len());
+        }
+        for cut in cuts {
+            let accepted = transforms::decode_image(&whole[..cut]).is_ok();
+            report.check(kind, "refused", accepted.then(|| format!("{name} cut to {cut} of {} bytes", whole.len())));
+        }
+    }
+    report.finish();
+}

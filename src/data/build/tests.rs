@@ -1,0 +1,219 @@
+use std::fs;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A COCO data set on disk: `sizes` (width, height) of its images, `(image, category, bbox)` of its annotations.
+struct OnDisk {
+    folder: TempDir,
+    cfg: Config,
+}
+
+impl OnDisk {
+    fn new(sizes: &[(u32, u32)], annotations: &[(usize, i64, [f64; 4])]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let images: Vec<Value> = sizes
+            .iter()
+            .enumerate()
+            .map(|(id, &(width, height))| {
+                let name = format!("{id}.png");
+                let picture = image::RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, id as u8]));
+                picture.save(folder.path().join(&name)).unwrap();
+                json!({"id": id, "file_name": name, "width": width, "height": height})
+            })
+            .collect();
+        let annotations: Vec<Value> = annotations
+            .iter()
+            .enumerate()
+            .map(|(id, (image, category, bbox))| {
+                let outline = [bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]];
+                json!({
+                    "id": id, "image_id": image, "category_id": category, "bbox": bbox, "iscrowd": 0,
+                    "area": bbox[2] * bbox[3], "segmentation": [outline],
+                })
+            })
+            .collect();
+        let categories = json!([{"id": 3, "name": "circle"}, {"id": 8, "name": "box"}]);
+        let content = json!({"images": images, "annotations": annotations, "categories": categories});
+        fs::write(folder.path().join("instances.json"), content.to_string()).unwrap();
+
+        let mut cfg = Config::default();
+        let path = folder.path().display();
+        let name = format!("shapes=coco:{path}/instances.json:{path}");
+        (cfg.datasets.train.0, cfg.datasets.test.0) = (vec![name.clone()], vec![name]);
+        cfg.output_dir = folder.path().join("out").display().to_string();
+        cfg.model.roi_box_head.num_classes = 3;
+        cfg.solver.ims_per_batch = 2;
+        cfg.solver.max_iter = 12;
+        cfg.test.ims_per_batch = 2;
+        cfg.input.min_size_train.0 = vec![20, 30];
+        cfg.input.min_size_test = 24;
+        Self { folder, cfg }
+    }
+
+    /// Five images of two shapes, all annotated.
+    fn usual() -> Self {
+        let sizes = [(30, 20), (20, 30), (24, 24), (40, 20), (20, 40)];
+        let boxes: Vec<(usize, i64, [f64; 4])> = (0..5).map(|image| (image, 8, [2.0, 3.0, 10.0, 8.0])).collect();
+        Self::new(&sizes, &boxes)
+    }
+
+    fn load(&self, change: impl FnOnce(&mut LoaderOptions)) -> Result<Vec<DataLoader>> {
+        let mut options = LoaderOptions {
+            is_train: true,
+            is_for_period: false,
+            rank: 0,
+            world_size: 1,
+            start_iter: 0,
+            state: None,
+            seed: 5,
+            datasets: &DatasetRegistry::default(),
+            transforms: &TransformRegistry::default(),
+        };
+        change(&mut options);
+        make_data_loader(&self.cfg, &options)
+    }
+
+    fn error(&self, change: impl FnOnce(&mut LoaderOptions)) -> String {
+        format!("{:#}", self.load(change).err().expect("an error"))
+    }
+}
+
+fn visited(loader: &DataLoader) -> Vec<Vec<usize>> {
+    loader.iter().map(|batch| batch.unwrap().indices).collect()
+}
+
+#[test]
+fn training_gives_iterations_and_labels() {
+    let mut disk = OnDisk::usual();
+    disk.cfg.dataloader.size_divisibility = 32;
+    let loaders = disk.load(|_| ()).unwrap();
+    assert_eq!((loaders.len(), loaders[0].len()), (1, 12));
+    let batches: Vec<_> = loaders[0].iter().map(|batch| batch.unwrap()).collect();
+    assert_eq!(batches.len(), 12);
+    for batch in &batches {
+        let size = batch.images.tensors.size();
+        assert!(size[2] % 32 == 0 && size[3] % 32 == 0);
+        assert_eq!(size[0] as usize, batch.targets.len());
+        assert!(batch.targets.iter().all(|target| target.len() == 1 && target.has_field("masks")));
+    }
+    let labels = fs::read_to_string(disk.folder.path().join("out/labels.json")).unwrap();
+    assert_eq!(labels, "{\n  \"3\": \"circle\",\n  \"8\": \"box\"\n}");
+}
+
+#[test]
+fn testing_gives_every_image_once() {
+    let disk = OnDisk::usual();
+    let loaders = disk.load(|options| options.is_train = false).unwrap();
+    let mut all: Vec<usize> = visited(&loaders[0]).concat();
+    assert_eq!(loaders[0].len(), 3);
+    all.sort_unstable();
+    assert_eq!(all, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn test_time_augmentation_gets_the_images_as_read() {
+    let mut disk = OnDisk::usual();
+    disk.cfg.test.bbox_aug.enabled = true;
+    let loaders = disk.load(|options| options.is_train = false).unwrap();
+    let batch = loaders[0].iter().next().unwrap().unwrap();
+    assert_eq!(batch.originals.len(), batch.indices.len());
+    assert_eq!(batch.originals[0].size(), batch.targets[0].size());
+}
+
+#[test]
+fn a_resumed_loader_goes_on() {
+    let disk = OnDisk::usual();
+    let whole = disk.load(|_| ()).unwrap().remove(0);
+    let rest = disk.load(|options| (options.start_iter, options.state) = (5, Some(whole.state()))).unwrap().remove(0);
+    assert_eq!(visited(&rest), visited(&whole)[5..]);
+    assert_eq!(rest.state(), whole.state());
+    let fresh = disk.load(|options| options.start_iter = 5).unwrap().remove(0);
+    assert_eq!(visited(&fresh).len(), 7);
+    assert_eq!(fresh.state(), LoaderState { seed: 5, begun_at: 5 });
+}
+
+#[test]
+fn several_training_sets_are_one() {
+    let mut disk = OnDisk::usual();
+    let name = disk.cfg.datasets.train[0].clone();
+    disk.cfg.datasets.train.0.push(name.replace("shapes=", "more="));
+    let loader = disk.load(|_| ()).unwrap().remove(0);
+    assert_eq!(loader.dataset().len(), 10);
+    assert!(visited(&loader).concat().iter().any(|&index| index > 4));
+}
+
+#[test]
+fn too_few_classes_name_the_key_and_its_value() {
+    let mut disk = OnDisk::usual();
+    disk.cfg.model.roi_box_head.num_classes = 2;
+    let error = disk.error(|_| ());
+    assert!(error.contains("MODEL.ROI_BOX_HEAD.NUM_CLASSES is 2") && error.contains("to 3"), "{error}");
+    assert!(error.contains("instances.json"), "{error}");
+    assert!(disk.load(|options| options.is_train = false).is_ok());
+    disk.cfg.model.rpn_only = true;
+    assert!(disk.load(|_| ()).is_ok());
+}
+
+#[test]
+fn a_set_without_usable_annotations_names_its_file() {
+    let disk = OnDisk::new(&[(20, 20), (20, 20)], &[(0, 3, [1.0, 1.0, 1.0, 9.0])]);
+    let error = disk.error(|_| ());
+    assert!(error.contains("no image to train on") && error.contains("instances.json"), "{error}");
+    assert!(disk.load(|options| options.is_train = false).is_ok());
+    let error = OnDisk::new(&[], &[]).error(|options| options.is_train = false);
+    assert!(error.contains("has no images") && error.contains("instances.json"), "{error}");
+}
+
+#[test]
+fn boxes_without_area_or_outside_the_image_are_left_out() {
+    let boxes = [
+        (0, 3, [2.0, 2.0, 5.0, 5.0]),
+        (0, 3, [2.0, 2.0, 0.0, 5.0]),
+        (0, 3, [100.0, 2.0, 5.0, 5.0]),
+        (0, 3, [-9.0, -9.0, 5.0, 5.0]),
+        (0, 8, [12.0, 12.0, 50.0, 50.0]),
+    ];
+    let disk = OnDisk::new(&[(20, 20)], &boxes);
+    let sample = disk.load(|_| ()).unwrap()[0].dataset().get(0).unwrap();
+    let got = Vec::<f32>::try_from(sample.target.bbox().flatten(0, -1)).unwrap();
+    assert_eq!(got, [2.0, 2.0, 6.0, 6.0, 12.0, 12.0, 19.0, 19.0]);
+    let labels = Vec::<i64>::try_from(sample.target.tensor_field("labels").unwrap()).unwrap();
+    assert_eq!(labels, [1, 2]);
+}
+
+#[test]
+fn batches_that_cannot_be_shared_say_what_to_set() {
+    let disk = OnDisk::usual();
+    let error = disk.error(|options| options.world_size = 4);
+    assert!(error.contains("SOLVER.IMS_PER_BATCH (2)") && error.contains("(4): set it to 4"), "{error}");
+    let error = disk.error(|options| (options.is_train, options.world_size) = (false, 3));
+    assert!(error.contains("TEST.IMS_PER_BATCH (2)"), "{error}");
+}
+
+#[test]
+fn unreadable_images_stop_the_run_by_name() {
+    let disk = OnDisk::usual();
+    for (content, reason) in
+        [(Some(&b"\xff\xd8\xff\xe0"[..]), "truncated"), (Some(b""), "empty"), (None, "cannot read")]
+    {
+        let path = disk.folder.path().join("3.png");
+        match content {
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let loader = disk.load(|options| options.is_train = false).unwrap().remove(0);
+        let error = loader.iter().find_map(|batch| batch.err()).expect("an error");
+        let error = format!("{error:#}");
+        assert!(error.contains("3.png") && error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn no_data_set_is_an_error() {
+    let mut disk = OnDisk::usual();
+    disk.cfg.datasets.train.0.clear();
+    assert!(disk.error(|_| ()).contains("DATASETS.TRAIN names no data set"));
+}

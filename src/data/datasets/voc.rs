@@ -1,0 +1,272 @@
+//! Pascal VOC data sets (the original's `datasets/voc.py`).
+
+use std::any::Any;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, ensure, Context, Result};
+use quick_xml::events::Event;
+use quick_xml::Reader;
+use tch::Tensor;
+
+use super::{Dataset, ImageId, ImageInfo, Sample};
+use crate::data::transforms::read_image;
+use crate::structures::{BoxList, Mode};
+
+/// Images with boxes in the layout of the VOC development kit: `JPEGImages`, `Annotations`, `ImageSets/Main`.
+pub struct PascalVOCDataset {
+    root: PathBuf,
+    split: String,
+    keep_difficult: bool,
+    ids: Vec<String>,
+}
+
+impl PascalVOCDataset {
+    /// The classes by label. The background's name ends in a blank, as in the original.
+    pub const CLASSES: [&'static str; 21] = [
+        "__background__ ",
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ];
+
+    /// The images that `ImageSets/Main/<split>.txt` lists. Without `use_difficult`, objects marked as difficult are left
+    /// out, as in training.
+    ///
+    /// # Errors
+    ///
+    /// If the list cannot be read.
+    pub fn new(data_dir: &Path, split: &str, use_difficult: bool) -> Result<Self> {
+        let list = data_dir.join("ImageSets/Main").join(format!("{split}.txt"));
+        let text =
+            fs::read_to_string(&list).with_context(|| format!("cannot read the list of images {}", list.display()))?;
+        let ids = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        Ok(Self { root: data_dir.to_owned(), split: split.to_owned(), keep_difficult: use_difficult, ids })
+    }
+
+    /// The ids of the images, in the order of the list.
+    pub fn ids(&self) -> &[String] {
+        &self.ids
+    }
+
+    /// The annotation file of an image.
+    pub fn annotation_path(&self, index: usize) -> PathBuf {
+        self.root.join("Annotations").join(format!("{}.xml", self.ids[index]))
+    }
+
+    fn annotation(&self, index: usize) -> Result<VocAnnotation> {
+        let path = self.annotation_path(index);
+        let text = fs::read_to_string(&path);
+        let text = text.with_context(|| format!("cannot read annotation file {}", path.display()))?;
+        VocAnnotation::parse(&text).with_context(|| format!("annotation file {}", path.display()))
+    }
+
+    /// Boxes with the fields `labels` and `difficult`, not clipped to the image.
+    ///
+    /// # Errors
+    ///
+    /// If the annotation file cannot be read or has an unknown class; the file is named.
+    pub fn groundtruth(&self, index: usize) -> Result<BoxList> {
+        let annotation = self.annotation(index)?;
+        let objects: Vec<&VocObject> =
+            annotation.objects.iter().filter(|object| self.keep_difficult || !object.difficult).collect();
+        // Pixels count from 1 in the files.
+        let boxes: Vec<f32> = objects.iter().flat_map(|object| object.bndbox.map(|side| side as f32 - 1.0)).collect();
+        let boxes = Tensor::from_slice(&boxes).view([objects.len() as i64, 4]);
+        let mut target = BoxList::new(boxes, annotation.size, Mode::Xyxy)?;
+        let labels: Vec<i64> = objects.iter().map(|object| object.label).collect();
+        target.add_field("labels", Tensor::from_slice(&labels));
+        let difficult: Vec<bool> = objects.iter().map(|object| object.difficult).collect();
+        target.add_field("difficult", Tensor::from_slice(&difficult));
+        Ok(target)
+    }
+}
+
+impl Dataset for PascalVOCDataset {
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let image = read_image(&self.image_path(index))?;
+        let target = self.groundtruth(index)?.clip_to_image(true)?;
+        ensure!(
+            target.size() == image.size(),
+            "image {} has {:?} pixels (width, height), but {} says {:?}",
+            self.image_path(index).display(),
+            image.size(),
+            self.annotation_path(index).display(),
+            target.size()
+        );
+        Ok(Sample { image, target, index })
+    }
+
+    fn image_info(&self, index: usize) -> Result<ImageInfo> {
+        let (width, height) = self.annotation(index)?.size;
+        let id = self.ids[index].clone();
+        Ok(ImageInfo { file_name: format!("{id}.jpg"), id: ImageId::Name(id), width, height })
+    }
+
+    fn image_path(&self, index: usize) -> PathBuf {
+        self.root.join("JPEGImages").join(format!("{}.jpg", self.ids[index]))
+    }
+
+    fn ground_truth(&self, index: usize) -> Result<BoxList> {
+        self.groundtruth(index)
+    }
+
+    fn class_names(&self) -> Vec<String> {
+        Self::CLASSES.map(str::to_owned).to_vec()
+    }
+
+    fn categories(&self) -> Vec<(i64, String)> {
+        (0..).zip(Self::CLASSES.map(str::to_owned)).collect()
+    }
+
+    fn describe(&self) -> String {
+        format!("PascalVOCDataset {} of {}", self.split, self.root.display())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+struct VocAnnotation {
+    /// Width, height.
+    size: (i64, i64),
+    objects: Vec<VocObject>,
+}
+
+struct VocObject {
+    label: i64,
+    difficult: bool,
+    /// xmin, ymin, xmax, ymax as written, from 1.
+    bndbox: [f64; 4],
+}
+
+impl VocAnnotation {
+    fn parse(xml: &str) -> Result<Self> {
+        let root = Element::parse(xml)?;
+        let size = root.child("size").context("there is no size")?;
+        let objects = root.children.iter().filter(|child| child.name == "object");
+        Ok(Self {
+            size: (size.number("width")? as i64, size.number("height")? as i64),
+            objects: objects.map(VocObject::new).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl VocObject {
+    fn new(object: &Element) -> Result<Self> {
+        let name = object.child("name").context("an object has no name")?.text.trim().to_lowercase();
+        let Some(label) = PascalVOCDataset::CLASSES.iter().position(|class| *class == name) else {
+            bail!("an object is of the class {name:?}, which VOC does not have");
+        };
+        let bndbox = object.child("bndbox").with_context(|| format!("an object ({name}) has no bndbox"))?;
+        let [xmin, ymin, xmax, ymax] = ["xmin", "ymin", "xmax", "ymax"].map(|side| bndbox.number(side));
+        let difficult = object.child("difficult").is_some_and(|mark| mark.text.trim() == "1");
+        Ok(Self { label: label as i64, difficult, bndbox: [xmin?, ymin?, xmax?, ymax?] })
+    }
+}
+
+/// An XML element with its own text and the elements directly inside it.
+#[derive(Default)]
+struct Element {
+    name: String,
+    text: String,
+    children: Vec<Element>,
+}
+
+impl Element {
+    /// The root element of a document.
+    fn parse(xml: &str) -> Result<Self> {
+        let mut reader = Reader::from_str(xml);
+        let mut open = vec![Self::default()];
+        let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        loop {
+            match reader.read_event().with_context(|| format!("no XML at byte {}", reader.error_position()))? {
+                Event::Start(start) => open.push(Self { name: name(start.name().as_ref()), ..Self::default() }),
+                Event::Empty(empty) => {
+                    let element = Self { name: name(empty.name().as_ref()), ..Self::default() };
+                    open.last_mut().context("no root element")?.children.push(element);
+                }
+                Event::Text(text) => {
+                    open.last_mut().context("no root element")?.text.push_str(&text.decode()?);
+                }
+                Event::End(_) => {
+                    let closed = open.pop().context("no root element")?;
+                    open.last_mut().context("an element is closed that was not opened")?.children.push(closed);
+                }
+                Event::Eof => break,
+                _ => (),
+            }
+        }
+        ensure!(open.len() == 1, "the file ends inside the element {}", open.last().map_or("", |e| e.name.as_str()));
+        let document = open.pop().context("no root element")?;
+        document.children.into_iter().next().context("no root element")
+    }
+
+    fn child(&self, name: &str) -> Option<&Self> {
+        self.children.iter().find(|child| child.name == name)
+    }
+
+    fn number(&self, name: &str) -> Result<f64> {
+        let child = self.child(name).with_context(|| format!("{} has no {name}", self.name))?;
+        child.text.trim().parse().with_context(|| format!("{name} is {:?}, not a number", child.text.trim()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IMAGE: &str =
+        "<annotation><size><width>30</width><height>20</height><depth>3</depth></size>OBJECTS</annotation>";
+    const OBJECT: &str = "<object><name> Dog </name><part><name>head</name><bndbox><xmin>9</xmin></bndbox></part>\
+                          <difficult>0</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>12</ymax></bndbox></object>";
+
+    fn error(xml: &str) -> String {
+        format!("{:#}", VocAnnotation::parse(xml).err().expect("an error"))
+    }
+
+    #[test]
+    fn objects_are_read() {
+        let got = VocAnnotation::parse(&IMAGE.replace("OBJECTS", OBJECT)).unwrap();
+        assert_eq!(got.size, (30, 20));
+        let dog = PascalVOCDataset::CLASSES.iter().position(|class| *class == "dog").unwrap() as i64;
+        assert_eq!((got.objects[0].label, got.objects[0].difficult), (dog, false));
+        assert_eq!(got.objects[0].bndbox, [2.0, 3.0, 9.0, 12.0]);
+    }
+
+    #[test]
+    fn damaged_files_say_what_is_wrong() {
+        let one = IMAGE.replace("OBJECTS", OBJECT);
+        assert!(error(&one.replace("Dog", "unicorn")).contains("unicorn"));
+        assert!(error(&one.replace("<xmax>9</xmax>", "<xmax>wide</xmax>")).contains("wide"));
+        assert!(error(&one.replace("<ymax>12</ymax>", "")).contains("bndbox has no ymax"));
+        assert!(error(&one.replace("size>", "length>")).contains("no size"));
+        assert!(error(one.trim_end_matches("</annotation>")).contains("ends inside the element annotation"));
+        assert!(error(&one[..one.len() - 5]).contains("no XML at byte"));
+        assert!(error("").contains("no root element"));
+        let missing = PascalVOCDataset::new(Path::new("no/such/folder"), "train", false).err().unwrap();
+        assert!(format!("{missing:#}").contains("no/such/folder/ImageSets/Main/train.txt"));
+    }
+}
