@@ -90,3 +90,49 @@ pub fn im_detect_bbox_aug(
     let features = identity.context("the identity view comes first")?;
     heads.detect_from_boxes(&features, detections)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::modeling::detector::tests::{config, model, C4, FPN, FPN_MASK};
+
+    const AUG: &str =
+        "INPUT.MIN_SIZE_TEST 64 INPUT.MAX_SIZE_TEST 96 TEST.BBOX_AUG.ENABLED True TEST.BBOX_AUG.H_FLIP True \
+        TEST.BBOX_AUG.SCALES (48,) TEST.BBOX_AUG.SCALE_H_FLIP True";
+
+    fn picture() -> RgbImage {
+        RgbImage::new(60, 40, (0..60 * 40 * 3).map(|i| (i * 7 % 251) as u8).collect())
+    }
+
+    #[test]
+    fn masks_come_from_the_identity_view() {
+        let cfg = config(&[FPN, FPN_MASK, AUG]);
+        let (model, _) = model(&cfg);
+        let found = im_detect_bbox_aug(&model, &cfg, &[picture(), picture()], Device::Cpu).unwrap();
+        assert_eq!(found.len(), 2);
+        for boxes in &found {
+            assert_eq!(boxes.size(), (96, 64));
+            assert!(!boxes.is_empty());
+            assert_eq!(boxes.tensor_field("mask").unwrap().size(), [boxes.len() as i64, 1, 28, 28]);
+        }
+    }
+
+    #[test]
+    fn without_other_views_it_is_plain_detection() {
+        let cfg = config(&[FPN, FPN_MASK, "INPUT.MIN_SIZE_TEST 64 INPUT.MAX_SIZE_TEST 96"]);
+        let (model, _) = model(&cfg);
+        let augmented = im_detect_bbox_aug(&model, &cfg, &[picture()], Device::Cpu).unwrap().remove(0);
+        let batch = View::all(&cfg)[0].batch(&cfg, &[picture()], Device::Cpu).unwrap();
+        let plain = model.detect(&batch).unwrap().remove(0);
+        assert_eq!(augmented.bbox(), plain.bbox());
+        assert_eq!(augmented.tensor_field("mask").unwrap(), plain.tensor_field("mask").unwrap());
+    }
+
+    #[test]
+    fn a_model_without_box_head_is_refused() {
+        let cfg = config(&[C4, AUG, "MODEL.RPN_ONLY True"]);
+        let (model, _) = model(&cfg);
+        let message = im_detect_bbox_aug(&model, &cfg, &[picture()], Device::Cpu).unwrap_err().to_string();
+        assert!(message.contains("TEST.BBOX_AUG"), "{message}");
+    }
+}

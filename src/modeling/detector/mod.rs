@@ -2,6 +2,8 @@
 
 pub mod detectors;
 pub mod generalized_rcnn;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use detectors::build_detection_model;
 pub use generalized_rcnn::{GeneralizedRcnn, Losses};
