@@ -4,7 +4,9 @@
 //! sees.
 
 mod args;
+mod demo;
 mod make_shapes;
+mod registries;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -13,7 +15,9 @@ use std::sync::Once;
 use anyhow::Result;
 
 pub use args::{parse, ConfigArgs};
+pub use demo::demo;
 pub use make_shapes::make_shapes;
+pub use registries::Registries;
 
 /// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage).
 pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {

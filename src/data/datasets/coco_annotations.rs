@@ -21,7 +21,7 @@ pub struct ImageEntry {
 }
 
 /// An entry of `categories`.
-#[derive(Clone, Debug, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct Category {
     pub id: i64,
     pub name: String,
