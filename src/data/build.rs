@@ -59,6 +59,9 @@ pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<Dat
         let dataset = options.datasets.build(&catalog.get(name)?, keep_annotated)?;
         check_not_empty(dataset.as_ref(), name, keep_annotated)?;
         check_num_classes(cfg, dataset.as_ref(), options.is_train)?;
+        if keep_annotated {
+            check_fields(cfg, dataset.as_ref())?;
+        }
         datasets.push(dataset);
     }
     if keep_annotated && datasets.len() > 1 {
@@ -213,6 +216,43 @@ pub fn check_num_classes(cfg: &Config, dataset: &dyn Dataset, is_train: bool) ->
         bail!(message);
     }
     log::warn!("{message}");
+    Ok(())
+}
+
+/// Checks that the data set has what the model's heads are trained on, by its first image with an instance.
+fn check_fields(cfg: &Config, dataset: &dyn Dataset) -> Result<()> {
+    const LOOKED_AT: usize = 100;
+    if cfg.model.rpn_only || !(cfg.model.mask_on || cfg.model.keypoint_on) {
+        return Ok(());
+    }
+    for index in 0..dataset.len().min(LOOKED_AT) {
+        let target = dataset.ground_truth(index)?;
+        if target.is_empty() {
+            continue;
+        }
+        if cfg.model.mask_on && !target.has_field("masks") {
+            bail!(
+                "MODEL.MASK_ON is True, but the data set has no masks: set it to False. It is {}",
+                dataset.describe()
+            );
+        }
+        if cfg.model.keypoint_on {
+            if !target.has_field("keypoints") {
+                bail!(
+                    "MODEL.KEYPOINT_ON is True, but the data set has no keypoints: set it to False. It is {}",
+                    dataset.describe()
+                );
+            }
+            let (found, wanted) = (target.keypoints()?.keypoints().size()[1], cfg.model.roi_keypoint_head.num_classes);
+            ensure!(
+                found == wanted,
+                "MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {wanted}, but the data set has {found} keypoints for an instance: \
+                 set it to {found}. It is {}",
+                dataset.describe()
+            );
+        }
+        return Ok(());
+    }
     Ok(())
 }
 

@@ -158,6 +158,20 @@ fn too_few_classes_name_the_key_and_its_value() {
 }
 
 #[test]
+fn heads_need_their_annotations() {
+    let mut disk = OnDisk::usual();
+    disk.cfg.model.mask_on = true;
+    assert!(disk.load(|_| ()).is_ok());
+    disk.cfg.model.keypoint_on = true;
+    assert!(disk.error(|_| ()).contains("MODEL.KEYPOINT_ON is True, but the data set has no keypoints"));
+    disk.cfg.model.keypoint_on = false;
+    let path = disk.folder.path().join("instances.json");
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("\"segmentation\"", "\"outline\"")).unwrap();
+    assert!(disk.error(|_| ()).contains("MODEL.MASK_ON is True, but the data set has no masks"));
+    assert!(disk.load(|options| options.is_train = false).is_ok());
+}
+
+#[test]
 fn a_set_without_usable_annotations_names_its_file() {
     let disk = OnDisk::new(&[(20, 20), (20, 20)], &[(0, 3, [1.0, 1.0, 1.0, 9.0])]);
     let error = disk.error(|_| ());

@@ -79,16 +79,14 @@ fn horizontal(image: &RgbImage, width: usize) -> RgbImage {
     let rows = image.data.chunks_exact(image.width * 3).zip(data.chunks_exact_mut(width * 3));
     for (source, target) in rows {
         for (window, pixel) in filter.windows.iter().zip(target.chunks_exact_mut(3)) {
-            let mut sums = [HALF; 3];
+            let (mut red, mut green, mut blue) = (HALF, HALF, HALF);
             let pixels = source[window.first * 3..(window.first + window.count) * 3].chunks_exact(3);
             for (from, &coefficient) in pixels.zip(filter.of(window)) {
-                for (sum, &value) in sums.iter_mut().zip(from) {
-                    *sum += i32::from(value) * coefficient;
-                }
+                red += i32::from(from[0]) * coefficient;
+                green += i32::from(from[1]) * coefficient;
+                blue += i32::from(from[2]) * coefficient;
             }
-            for (to, sum) in pixel.iter_mut().zip(sums) {
-                *to = rounded(sum);
-            }
+            pixel.copy_from_slice(&[red, green, blue].map(rounded));
         }
     }
     RgbImage::new(width, image.height, data)
