@@ -72,13 +72,22 @@ impl Pooler {
     /// # Shapes
     /// `features`: one `[N, C, H, W]` per level (those beyond the scales are not used), `boxes`: one list per image →
     /// `[R, C, resolution, resolution]` in the order of the boxes.
-    pub fn forward(&self, features: &[Tensor], boxes: &[BoxList]) -> Tensor {
+    ///
+    /// # Errors
+    /// Fewer feature maps than scales.
+    pub fn forward(&self, features: &[Tensor], boxes: &[BoxList]) -> Result<Tensor> {
+        ensure!(
+            features.len() >= self.scales.len(),
+            "POOLER_SCALES names {} feature maps, but MODEL.BACKBONE.CONV_BODY gives {}",
+            self.scales.len(),
+            features.len()
+        );
         let rois = convert_to_roi_format(boxes);
         let pool = |feature: &Tensor, rois: &Tensor, scale: f64| {
             roi_align(feature, rois, (self.resolution, self.resolution), scale, self.sampling_ratio)
         };
         if self.scales.len() == 1 {
-            return pool(&features[0], &rois, self.scales[0]);
+            return Ok(pool(&features[0], &rois, self.scales[0]));
         }
         let areas: Vec<Tensor> = boxes.iter().map(BoxList::area).collect();
         let levels = self.map_levels.levels(&cat(&areas, 0));
@@ -91,7 +100,7 @@ impl Pooler {
         }
         // Back from the order of the levels to the order of the boxes.
         let order = Tensor::cat(&places, 0).argsort(0, false);
-        Tensor::cat(&pooled, 0).index_select(0, &order)
+        Ok(Tensor::cat(&pooled, 0).index_select(0, &order))
     }
 }
 

@@ -140,7 +140,7 @@ fn anchors() {
         }
         let features: Vec<Tensor> =
             levels.iter().map(|(h, w)| Tensor::zeros([1, 1, *h, *w], (Kind::Float, Device::Cpu))).collect();
-        for (level, anchors) in generator.grid_anchors(&features).iter().enumerate() {
+        for (level, anchors) in generator.grid_anchors(&features).expect("anchors").iter().enumerate() {
             let name = format!("grid/{case}/level{level}");
             report.close(case, "anchors", anchors, tensors.get(&format!("{name}/anchors")), 0.0, 1.2e-7);
             for (image, size) in grid["image_sizes_hw"].as_array().expect("a list").iter().enumerate() {
@@ -197,7 +197,7 @@ fn poolers() {
         };
         let features: Vec<Tensor> = names.iter().map(|name| tensors.get(name).copy().set_requires_grad(true)).collect();
         let pooler = Pooler::new(number("output_size"), &scales, number("sampling_ratio")).expect("a pooler");
-        let output = pooler.forward(&features, &rois);
+        let output = pooler.forward(&features, &rois).expect("features");
         report.close(case, "output", &output, tensors.get(&format!("{case}/output")), 1e-5, 0.0);
         if let Some(gradient) = tensors.find(&format!("{case}/grad_output")) {
             (output * gradient).sum(Kind::Float).backward();

@@ -149,7 +149,7 @@ impl FbNetRoiHead {
 
 impl RoiFeatureExtractor for FbNetRoiHead {
     fn forward(&self, features: &[Tensor], proposals: &[BoxList], train: bool) -> Result<Tensor> {
-        let x = self.pooler.forward(features, proposals);
+        let x = self.pooler.forward(features, proposals)?;
         let x = self.blocks.forward(&x, train);
         Ok(match &self.last {
             Some(last) => last.forward(&x, train),

@@ -208,6 +208,16 @@ fn contradictory_keys_are_refused_by_name() {
 }
 
 #[test]
+fn other_numbers_of_feature_maps_are_named() {
+    let (model, _) = model(&config(&[C4, "MODEL.RPN.USE_FPN True MODEL.RPN.ANCHOR_STRIDE (8,16)"]));
+    let message = format!("{:#}", model.detect(&images()).unwrap_err());
+    assert!(message.contains("2 anchor strides") && message.contains("gives 1 feature maps"), "{message}");
+    let (model, _) = self::model(&config(&[C4, "MODEL.ROI_BOX_HEAD.POOLER_SCALES (0.125,0.0625)"]));
+    let message = format!("{:#}", model.detect(&images()).unwrap_err());
+    assert!(message.contains("POOLER_SCALES names 2") && message.contains("gives 1"), "{message}");
+}
+
+#[test]
 fn unknown_names_list_the_known_ones() {
     for (keys, known) in [
         ("MODEL.META_ARCHITECTURE Nothing", "GeneralizedRCNN"),

@@ -37,16 +37,21 @@ impl SharedExtractor {
 /// # Errors
 /// The message names the keys (of section `key`), and the side found and wanted.
 pub(crate) fn check_map_side(
+    cfg: &Config,
     key: &str,
     resolution: i64,
     extractor: &dyn RoiFeatureExtractor,
     predictor: &dyn RoiMapPredictor,
-    scales: &[f64],
     (in_channels, device): (i64, Device),
 ) -> Result<()> {
     let _no_grad = tch::no_grad_guard();
     let options = (Kind::Float, device);
-    let features: Vec<Tensor> = scales.iter().map(|_| Tensor::zeros([1, in_channels, 2, 2], options)).collect();
+    let model = &cfg.model;
+    // As many maps as any head pools from; a shared extractor has the box head's scales.
+    let scales =
+        [&model.roi_box_head.pooler_scales, &model.roi_mask_head.pooler_scales, &model.roi_keypoint_head.pooler_scales];
+    let levels = scales.iter().map(|s| s.len()).max().unwrap_or(1);
+    let features: Vec<Tensor> = (0..levels).map(|_| Tensor::zeros([1, in_channels, 2, 2], options)).collect();
     let region = BoxList::new(Tensor::zeros([1, 4], options), (32, 32), Mode::Xyxy)?;
     let x = extractor.forward(&features, &[region], false)?;
     ensure!(

@@ -74,8 +74,18 @@ impl AnchorGenerator {
     ///
     /// # Shapes
     /// `features`: one `[N, C, H, W]` per level → one `[H·W·A, 4]` per level.
-    pub fn grid_anchors(&self, features: &[Tensor]) -> Vec<Tensor> {
-        features
+    ///
+    /// # Errors
+    /// Another number of feature maps than of strides (the original leaves out what is too much).
+    pub fn grid_anchors(&self, features: &[Tensor]) -> Result<Vec<Tensor>> {
+        ensure!(
+            features.len() == self.strides.len(),
+            "there are {} anchor strides (MODEL.RPN.ANCHOR_STRIDE or MODEL.RETINANET.ANCHOR_STRIDES), but \
+             MODEL.BACKBONE.CONV_BODY gives {} feature maps",
+            self.strides.len(),
+            features.len()
+        );
+        let anchors = features
             .iter()
             .zip(self.strides.iter().zip(&self.cell_anchors))
             .map(|(feature, (stride, cell))| {
@@ -89,7 +99,8 @@ impl AnchorGenerator {
                 let shifts = Tensor::cat(&[&x, &y, &x, &y], 2).reshape([-1, 1, 4]);
                 (shifts + cell.unsqueeze(0)).reshape([-1, 4])
             })
-            .collect()
+            .collect();
+        Ok(anchors)
     }
 
     /// Whether each anchor lies inside the image, up to the straddle threshold (below 0: all do).

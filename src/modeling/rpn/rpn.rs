@@ -117,7 +117,7 @@ impl RpnModule {
         targets: &[BoxList],
     ) -> Result<(Vec<BoxList>, Losses)> {
         let (objectness, box_regression) = self.head.forward(features, true);
-        let anchors = self.anchor_generator.grid_anchors(features);
+        let anchors = self.anchor_generator.grid_anchors(features)?;
         let proposals = if self.rpn_only {
             Vec::new()
         } else {
@@ -139,7 +139,7 @@ impl RpnModule {
     /// Proposals with the field `objectness`; those of an RPN-only model are sorted by it.
     pub fn detect(&self, images: &ImageList, features: &[Tensor]) -> Result<Vec<BoxList>> {
         let (objectness, box_regression) = self.head.forward(features, false);
-        let anchors = self.anchor_generator.grid_anchors(features);
+        let anchors = self.anchor_generator.grid_anchors(features)?;
         let boxes = self.box_selector_test.select(images, &anchors, &objectness, &box_regression)?;
         if !self.rpn_only {
             return Ok(boxes);

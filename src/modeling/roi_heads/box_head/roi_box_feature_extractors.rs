@@ -35,7 +35,7 @@ impl Conv5RoiFeatureExtractor {
 
 impl RoiFeatureExtractor for Conv5RoiFeatureExtractor {
     fn forward(&self, features: &[Tensor], proposals: &[BoxList], train: bool) -> Result<Tensor> {
-        Ok(self.head.forward(&self.pooler.forward(features, proposals), train))
+        Ok(self.head.forward(&self.pooler.forward(features, proposals)?, train))
     }
 
     fn out_channels(&self) -> i64 {
@@ -67,7 +67,7 @@ impl Fpn2MlpFeatureExtractor {
 
 impl RoiFeatureExtractor for Fpn2MlpFeatureExtractor {
     fn forward(&self, features: &[Tensor], proposals: &[BoxList], _train: bool) -> Result<Tensor> {
-        let x = self.pooler.forward(features, proposals).flatten(1, -1);
+        let x = self.pooler.forward(features, proposals)?.flatten(1, -1);
         Ok(self.fc7.forward(&self.fc6.forward(&x).relu()).relu())
     }
 
@@ -120,7 +120,7 @@ impl FpnXconv1fcFeatureExtractor {
 
 impl RoiFeatureExtractor for FpnXconv1fcFeatureExtractor {
     fn forward(&self, features: &[Tensor], proposals: &[BoxList], train: bool) -> Result<Tensor> {
-        let pooled = self.pooler.forward(features, proposals);
+        let pooled = self.pooler.forward(features, proposals)?;
         let x = self.xconvs.iter().fold(pooled, |x, conv| conv.forward(&x, train));
         Ok(self.fc6.forward(&x.flatten(1, -1)).relu())
     }

@@ -81,11 +81,11 @@ pub fn build_roi_keypoint_head(
     let predictor = registries.keypoint_predictors.get(&head.predictor)?;
     let predictor = predictor(cfg, &path.sub("predictor"), feature_extractor.out_channels())?;
     check_map_side(
+        cfg,
         "MODEL.ROI_KEYPOINT_HEAD",
         head.resolution,
         feature_extractor.as_ref(),
         predictor.as_ref(),
-        &head.pooler_scales,
         (in_channels, path.device()),
     )?;
     Ok(RoiKeypointHead {

@@ -20,7 +20,7 @@ struct KeypointRcnnFeatureExtractor {
 
 impl RoiFeatureExtractor for KeypointRcnnFeatureExtractor {
     fn forward(&self, features: &[Tensor], proposals: &[BoxList], _train: bool) -> Result<Tensor> {
-        let pooled = self.pooler.forward(features, proposals);
+        let pooled = self.pooler.forward(features, proposals)?;
         Ok(self.blocks.iter().fold(pooled, |x, block| block.forward(&x).relu_()))
     }
 

@@ -93,11 +93,11 @@ pub fn build_roi_mask_head(
     let predictor = registries.mask_predictors.get(&head.predictor)?;
     let predictor = predictor(cfg, &path.sub("predictor"), feature_extractor.out_channels())?;
     check_map_side(
+        cfg,
         "MODEL.ROI_MASK_HEAD",
         head.resolution,
         feature_extractor.as_ref(),
         predictor.as_ref(),
-        &head.pooler_scales,
         (in_channels, path.device()),
     )?;
     Ok(RoiMaskHead {

@@ -45,7 +45,7 @@ impl MaskRcnnFpnFeatureExtractor {
 
 impl RoiFeatureExtractor for MaskRcnnFpnFeatureExtractor {
     fn forward(&self, features: &[Tensor], proposals: &[BoxList], train: bool) -> Result<Tensor> {
-        let pooled = self.pooler.forward(features, proposals);
+        let pooled = self.pooler.forward(features, proposals)?;
         Ok(self.blocks.iter().fold(pooled, |x, block| block.forward(&x, train)))
     }
 

@@ -91,7 +91,7 @@ impl RetinaNetModule {
     /// Ground truth without the field `labels`.
     pub fn losses(&self, features: &[Tensor], targets: &[BoxList]) -> Result<Losses> {
         let (box_cls, box_regression) = self.head.forward(features);
-        let anchors = self.anchor_generator.grid_anchors(features);
+        let anchors = self.anchor_generator.grid_anchors(features)?;
         let (loss_cls, loss_reg) = self.loss_evaluator.losses(&anchors, &box_cls, &box_regression, targets)?;
         Ok(vec![("loss_retina_cls".into(), loss_cls), ("loss_retina_reg".into(), loss_reg)])
     }
@@ -99,7 +99,7 @@ impl RetinaNetModule {
     /// Detections with the fields `labels` and `scores`.
     pub fn detect(&self, images: &ImageList, features: &[Tensor]) -> Result<Vec<BoxList>> {
         let (box_cls, box_regression) = self.head.forward(features);
-        let anchors = self.anchor_generator.grid_anchors(features);
+        let anchors = self.anchor_generator.grid_anchors(features)?;
         self.box_selector_test.select(images, &anchors, &box_cls, &box_regression)
     }
 }

@@ -71,7 +71,7 @@ fn samples(report: &mut Report, case: &Case, expected: &mut Expected, images: &I
     let _no_grad = tch::no_grad_guard();
     let features = model.backbone().forward(&images.tensors, true);
     tch::manual_seed(SEED);
-    let anchors = Tensor::cat(&rpn.anchor_generator().grid_anchors(&features), 0);
+    let anchors = Tensor::cat(&rpn.anchor_generator().grid_anchors(&features).unwrap(), 0);
     let prepared = rpn.loss_evaluator().prepare_targets(images, rpn.anchor_generator(), &anchors, targets);
     let labels: Vec<Tensor> = prepared.iter().map(|p| p.labels.shallow_clone()).collect();
     let sampled = rpn.loss_evaluator().sample(&prepared);
