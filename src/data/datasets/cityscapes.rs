@@ -11,6 +11,8 @@ use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::{Dataset, ImageId, ImageInfo, Sample, BACKGROUND};
+use crate::data::evaluation::cityscapes::CityscapesEvaluator;
+use crate::data::evaluation::Evaluator;
 use crate::data::transforms::read_image;
 use crate::structures::{BoxList, Mode, SegmentationMask};
 
@@ -304,6 +306,10 @@ impl Dataset for CityScapesDataset {
 
     fn categories(&self) -> Vec<(i64, String)> {
         (0..).zip(self.class_names()).collect()
+    }
+
+    fn evaluator(&self) -> Box<dyn Evaluator> {
+        Box::new(CityscapesEvaluator)
     }
 
     fn describe(&self) -> String {

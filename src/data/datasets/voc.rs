@@ -10,6 +10,8 @@ use quick_xml::Reader;
 use tch::Tensor;
 
 use super::{Dataset, ImageId, ImageInfo, Sample};
+use crate::data::evaluation::voc::VocEvaluator;
+use crate::data::evaluation::Evaluator;
 use crate::data::transforms::read_image;
 use crate::structures::{BoxList, Mode};
 
@@ -138,6 +140,10 @@ impl Dataset for PascalVOCDataset {
 
     fn categories(&self) -> Vec<(i64, String)> {
         (0..).zip(Self::CLASSES.map(str::to_owned)).collect()
+    }
+
+    fn evaluator(&self) -> Box<dyn Evaluator> {
+        Box::new(VocEvaluator::default())
     }
 
     fn describe(&self) -> String {

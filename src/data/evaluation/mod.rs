@@ -1,11 +1,13 @@
 //! Evaluation of predictions (the original's `data/datasets/evaluation`).
 //!
-//! A data set says which [`Evaluator`] judges its predictions: [`coco`] for COCO and for every data set that says nothing
-//! else.
+//! A data set says which [`Evaluator`] judges its predictions: [`voc`] for Pascal VOC, [`cityscapes`] for Cityscapes,
+//! [`coco`] for COCO and for every data set that says nothing else.
 
+pub mod cityscapes;
 pub mod coco;
 mod predictions;
 mod results;
+pub mod voc;
 
 use std::path::PathBuf;
 

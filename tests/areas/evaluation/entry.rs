@@ -1,6 +1,5 @@
 //! From box lists as the network returns them to result files, metrics and log messages.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -13,40 +12,8 @@ use maskrcnn_benchmark::structures::{rle, BoxList, Keypoints, Mode};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::named_file;
+use super::{listen, named_file};
 use crate::support::{area, ints, json, number, numbers, Report, Tensors};
-
-thread_local! {
-    static SAID: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Keeps what the inference logger says on each thread.
-struct Listener;
-
-impl log::Log for Listener {
-    fn enabled(&self, metadata: &log::Metadata) -> bool {
-        metadata.target() == "maskrcnn_benchmark.inference"
-    }
-
-    fn log(&self, record: &log::Record) {
-        if self.enabled(record.metadata()) {
-            SAID.with_borrow_mut(|said| said.push(format!("{}: {}", record.level(), record.args())));
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-/// What `evaluate` says on this thread.
-fn listen(evaluate: impl FnOnce() -> Results) -> (Results, Vec<String>) {
-    static LISTENER: Listener = Listener;
-    // Another test of this binary may have set it already.
-    let _ = log::set_logger(&LISTENER);
-    log::set_max_level(log::LevelFilter::Info);
-    SAID.with_borrow_mut(Vec::clear);
-    let results = evaluate();
-    (results, SAID.take())
-}
 
 fn size(value: &Value) -> (i64, i64) {
     let both = ints(value);

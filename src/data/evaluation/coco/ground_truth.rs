@@ -1,9 +1,10 @@
 //! What predictions are compared with, in COCO's form.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use hotcoco::types::{Annotation, Category, Image, Segmentation};
 use hotcoco::COCO;
 use rayon::prelude::*;
@@ -82,9 +83,13 @@ impl CocoGroundTruth {
             let info = dataset.image_info(index)?;
             Ok(GroundTruthImage { id: image_id(dataset, index)?, size: (info.width, info.height) })
         };
-        let images: Result<Vec<_>> = (0..dataset.len()).map(image).collect();
+        let images = (0..dataset.len()).map(image).collect::<Result<Vec<_>>>()?;
+        let mut seen = HashSet::new();
+        if let Some(twice) = images.iter().find(|image| !seen.insert(image.id)) {
+            bail!("image id {} occurs twice in {}: it cannot be evaluated as a whole", twice.id, dataset.describe());
+        }
         let categories = categories(dataset)?.into_iter().map(|(id, _)| id).collect();
-        Ok(CocoGroundTruth { coco: Arc::new(coco), images: images?, categories, name: dataset.describe() })
+        Ok(CocoGroundTruth { coco: Arc::new(coco), images, categories, name: dataset.describe() })
     }
 
     /// The annotations.
@@ -146,12 +151,16 @@ fn image_id(dataset: &dyn Dataset, index: usize) -> Result<u64> {
 
 /// Category ids and names by label, without the background.
 fn categories(dataset: &dyn Dataset) -> Result<Vec<(u64, String)>> {
-    let own = dataset.categories();
+    let mut own = dataset.categories();
     let classes = dataset.class_names().len().saturating_sub(1);
+    // Some data sets list the background among their categories.
+    if own.len() == classes + 1 {
+        own.remove(0);
+    }
     ensure!(own.len() == classes, "{} has {} categories but {classes} classes", dataset.describe(), own.len());
     let category = |(id, name): (i64, String)| match u64::try_from(id) {
         Ok(id) => Ok((id, name)),
-        Err(_) => anyhow::bail!("category {name} of {} has the negative id {id}", dataset.describe()),
+        Err(_) => bail!("category {name} of {} has the negative id {id}", dataset.describe()),
     };
     own.into_iter().map(category).collect()
 }
