@@ -1,10 +1,12 @@
-// What every function of api.h does with exceptions.
+// What every function of api.h does with exceptions and outputs.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
 #include <cstring>
 #include <exception>
+#include <initializer_list>
 
 #include "api.h"
 
@@ -29,6 +31,18 @@ int guarded(mrb_error* error, const Body& body) noexcept {
     set_error(error, "unknown C++ exception");
   }
   return 1;
+}
+
+// The kernels are written for the CPU.
+inline void check_cpu(const char* op, std::initializer_list<const at::Tensor*> tensors) {
+  for (const auto* tensor : tensors) {
+    TORCH_CHECK(tensor->is_cpu(), op, ": tensors must be on the CPU, one is on ", tensor->device());
+  }
+}
+
+inline void check_rois(const char* op, const at::Tensor& input, const at::Tensor& rois) {
+  TORCH_CHECK(input.dim() == 4, op, ": input must be [N, C, H, W], not ", input.sizes());
+  TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5, op, ": rois must be [R, 5], not ", rois.sizes());
 }
 
 }  // namespace mrb

@@ -2,8 +2,11 @@
 
 mod ops;
 mod raw;
+mod runtime;
 
-pub use ops::{nms, roi_align};
+pub use ops::{deform_conv, deform_roi_pool, match_by_iou, nms, roi_align, roi_pool, sigmoid_focal_loss};
+pub use raw::{DeformConvGeometry, DeformRoiPoolGeometry};
+pub use runtime::{channels_last, is_channels_last, keep_freed_memory, nchw, Generator};
 
 use std::ffi::{c_int, CStr};
 
@@ -22,11 +25,27 @@ fn call(function: impl FnOnce(*mut raw::Error) -> c_int) -> Result<()> {
     Err(anyhow!(message.unwrap_or_else(|_| "error without a message".into())))
 }
 
+/// Like [`call`], for a function that makes `N` tensors.
+fn call_for_tensors<const N: usize>(
+    function: impl FnOnce(*mut raw::Error, [*mut *mut C_tensor; N]) -> c_int,
+) -> Result<[Tensor; N]> {
+    let mut outputs: [*mut C_tensor; N] = [std::ptr::null_mut(); N];
+    let places = outputs.each_mut().map(|place| place as *mut *mut C_tensor);
+    call(|error| function(error, places))?;
+    Ok(outputs.map(|output| {
+        assert!(!output.is_null(), "a function of csrc/api.h succeeded without an output");
+        // SAFETY: a function that returned 0 has put new at::Tensors there, which now belong to us alone.
+        unsafe { Tensor::from_ptr(output) }
+    }))
+}
+
 /// Like [`call`], for a function that makes one tensor.
 fn call_for_tensor(function: impl FnOnce(*mut raw::Error, *mut *mut C_tensor) -> c_int) -> Result<Tensor> {
-    let mut output = std::ptr::null_mut();
-    call(|error| function(error, &mut output))?;
-    assert!(!output.is_null(), "a function of csrc/api.h succeeded without an output");
-    // SAFETY: a function that returned 0 has put a new at::Tensor there, which now belongs to us alone.
-    Ok(unsafe { Tensor::from_ptr(output) })
+    let [output] = call_for_tensors(|error, [output]| function(error, output))?;
+    Ok(output)
+}
+
+/// The handle of a tensor that may be absent.
+fn optional(tensor: Option<&Tensor>) -> *const C_tensor {
+    tensor.map_or(std::ptr::null(), Tensor::as_ptr)
 }

@@ -1,14 +1,13 @@
 //! The operators of `csrc/ops`. Shapes and meaning are documented at the functions of [`crate::layers`] over them.
+//!
+//! All of them fail on tensors of a wrong shape, type or device.
 
 use anyhow::Result;
 use tch::Tensor;
 
-use super::{call_for_tensor, raw};
+use super::{call_for_tensor, call_for_tensors, optional, raw, DeformConvGeometry, DeformRoiPoolGeometry};
 
-/// See [`crate::layers::roi_align`].
-///
-/// # Errors
-/// On tensors of another shape, type or device, and on a RoI whose batch index does not exist.
+/// See [`crate::layers::roi_align`]. A RoI whose batch index does not exist is an error.
 pub fn roi_align(
     input: &Tensor,
     rois: &Tensor,
@@ -23,12 +22,74 @@ pub fn roi_align(
     })
 }
 
+/// See [`crate::layers::roi_pool`]. A RoI whose batch index does not exist is an error.
+pub fn roi_pool(
+    input: &Tensor,
+    rois: &Tensor,
+    (pooled_height, pooled_width): (i64, i64),
+    spatial_scale: f64,
+) -> Result<Tensor> {
+    let (input, rois) = (input.as_ptr(), rois.as_ptr());
+    // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe {
+        raw::mrb_roi_pool(error, output, input, rois, pooled_height, pooled_width, spatial_scale)
+    })
+}
+
 /// See [`crate::layers::nms_with_rule`].
-///
-/// # Errors
-/// On tensors of another shape, type or device.
 pub fn nms(boxes: &Tensor, scores: &Tensor, threshold: f64, suppress_at_threshold: bool) -> Result<Tensor> {
     let (boxes, scores) = (boxes.as_ptr(), scores.as_ptr());
     // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
-    call_for_tensor(|error, keep| unsafe { raw::mrb_nms(error, keep, boxes, scores, threshold, suppress_at_threshold) })
+    call_for_tensor(|error, keep| unsafe {
+        raw::mrb_nms(error, keep, boxes, scores, threshold, suppress_at_threshold)
+    })
+}
+
+/// See [`crate::layers::match_by_iou`]: best IoU, best ground truth, whether a ground truth's maximum is attained.
+pub fn match_by_iou(gt: &Tensor, predictions: &Tensor) -> Result<[Tensor; 3]> {
+    let (gt, predictions) = (gt.as_ptr(), predictions.as_ptr());
+    // SAFETY: the handles come from live borrowed tensors, the error and outputs from `call_for_tensors`.
+    call_for_tensors(|error, [best_iou, best_gt, attains]| unsafe {
+        raw::mrb_match_by_iou(error, best_iou, best_gt, attains, gt, predictions)
+    })
+}
+
+/// See [`crate::layers::sigmoid_focal_loss`].
+pub fn sigmoid_focal_loss(logits: &Tensor, targets: &Tensor, gamma: f64, alpha: f64) -> Result<Tensor> {
+    let (logits, targets) = (logits.as_ptr(), targets.as_ptr());
+    // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
+    call_for_tensor(|error, loss| unsafe {
+        raw::mrb_sigmoid_focal_loss(error, loss, logits, targets, gamma, alpha)
+    })
+}
+
+/// See [`crate::layers::dcn::modulated_deform_conv`]; without a mask it is version 1.
+pub fn deform_conv(
+    input: &Tensor,
+    offset: &Tensor,
+    mask: Option<&Tensor>,
+    weight: &Tensor,
+    geometry: &DeformConvGeometry,
+) -> Result<Tensor> {
+    let (input, offset, mask, weight) = (input.as_ptr(), offset.as_ptr(), optional(mask), weight.as_ptr());
+    // SAFETY: the handles come from live borrowed tensors (the mask's may be null, which the function allows), the
+    // geometry from a live borrow, the error and output from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe {
+        raw::mrb_deform_conv(error, output, input, offset, mask, weight, geometry)
+    })
+}
+
+/// See [`crate::layers::dcn::deform_roi_pooling`].
+pub fn deform_roi_pool(
+    input: &Tensor,
+    rois: &Tensor,
+    trans: Option<&Tensor>,
+    geometry: &DeformRoiPoolGeometry,
+) -> Result<Tensor> {
+    let (input, rois, trans) = (input.as_ptr(), rois.as_ptr(), optional(trans));
+    // SAFETY: the handles come from live borrowed tensors (the offsets' may be null, which the function allows), the
+    // geometry from a live borrow, the error and output from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe {
+        raw::mrb_deform_roi_pool(error, output, input, rois, trans, geometry)
+    })
 }

@@ -27,3 +27,74 @@ pub fn nms(boxes: &Tensor, scores: &Tensor, threshold: f64) -> Tensor {
 pub fn nms_with_rule(boxes: &Tensor, scores: &Tensor, threshold: f64, rule: SuppressionRule) -> Tensor {
     ffi::nms(boxes, scores, threshold, rule == SuppressionRule::AtLeast).expect("nms")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tch::Kind;
+
+    use super::*;
+    use crate::layers::gradcheck::random;
+
+    /// The original's double loop.
+    fn reference(boxes: &[[f32; 4]], scores: &[f32], threshold: f32, rule: SuppressionRule) -> Vec<i64> {
+        let area = |b: &[f32; 4]| (b[2] - b[0] + 1.0) * (b[3] - b[1] + 1.0);
+        let mut order: Vec<usize> = (0..boxes.len()).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        let mut dead = vec![false; boxes.len()];
+        for (rank, &i) in order.iter().enumerate() {
+            if dead[i] {
+                continue;
+            }
+            for &j in &order[rank + 1..] {
+                let (a, b) = (&boxes[i], &boxes[j]);
+                let w = (a[2].min(b[2]) - a[0].max(b[0]) + 1.0).max(0.0);
+                let h = (a[3].min(b[3]) - a[1].max(b[1]) + 1.0).max(0.0);
+                let iou = w * h / (area(a) + area(b) - w * h);
+                dead[j] |= if rule == SuppressionRule::AtLeast { iou >= threshold } else { iou > threshold };
+            }
+        }
+        (0..boxes.len()).filter(|&i| !dead[i]).map(|i| i as i64).collect()
+    }
+
+    /// Boxes on a coarse grid and scores in few steps, so that ties and exact overlaps are frequent.
+    fn case(count: i64, seed: u64) -> (Tensor, Tensor) {
+        let corners = ((random(&[count, 4], seed) + 1.0) * 12.0).floor();
+        let corner = corners.narrow(1, 0, 2);
+        let boxes = Tensor::cat(&[&corner + corners.narrow(1, 2, 2), corner], 1).index_select(
+            1,
+            &Tensor::from_slice(&[2i64, 3, 0, 1]),
+        );
+        let scores = (random(&[count], seed + 1) * 8.0).floor();
+        (boxes.to_kind(Kind::Float), scores.to_kind(Kind::Float))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn equals_the_double_loop(seed in 0u64..10_000, count in 0i64..1300, threshold in 0.1f64..0.9) {
+            let (boxes, scores) = case(count, seed);
+            let rows: Vec<[f32; 4]> = Vec::<f32>::try_from(boxes.view(-1)).unwrap()
+                .chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect();
+            let list = Vec::<f32>::try_from(&scores).unwrap();
+            for threshold in [threshold, 0.5] {
+                for rule in [SuppressionRule::AtLeast, SuppressionRule::Above] {
+                    let keep = nms_with_rule(&boxes, &scores, threshold, rule);
+                    let want = reference(&rows, &list, threshold as f32, rule);
+                    prop_assert_eq!(Vec::<i64>::try_from(keep).unwrap(), want);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_what_is_kept() {
+        let (boxes, scores) = case(3000, 3);
+        let one = nms(&boxes, &scores, 0.6);
+        let threads = tch::get_num_threads();
+        tch::set_num_threads(2);
+        let two = nms(&boxes, &scores, 0.6);
+        tch::set_num_threads(threads);
+        assert!(one == two);
+    }
+}

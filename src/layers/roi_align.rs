@@ -21,3 +21,112 @@ pub fn roi_align(
 ) -> Tensor {
     ffi::roi_align(input, rois, output_size, spatial_scale, sampling_ratio).expect("roi_align")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::layers::gradcheck::{gradcheck, random};
+
+    /// The definition, one number after the other.
+    fn reference(input: &Tensor, rois: &Tensor, (ph, pw): (i64, i64), scale: f64, ratio: i64) -> Tensor {
+        let (_, channels, height, width) = input.size4().unwrap();
+        let count = rois.size()[0];
+        let interpolate = |n: i64, c: i64, y: f64, x: f64| {
+            if y < -1.0 || y > height as f64 || x < -1.0 || x > width as f64 {
+                return 0.0;
+            }
+            let (y, x) = (y.clamp(0.0, height as f64 - 1.0), x.clamp(0.0, width as f64 - 1.0));
+            let mut sum = 0.0;
+            for (row, wy) in [(y.floor(), 1.0 - y.fract()), (y.floor() + 1.0, y.fract())] {
+                for (column, wx) in [(x.floor(), 1.0 - x.fract()), (x.floor() + 1.0, x.fract())] {
+                    if wy * wx > 0.0 {
+                        sum += wy * wx * input.double_value(&[n, c, row as i64, column as i64]);
+                    }
+                }
+            }
+            sum
+        };
+        let output = Tensor::zeros([count, channels, ph, pw], (Kind::Double, Device::Cpu));
+        for i in 0..count * channels * ph * pw {
+            let (r, c, bin_y, bin_x) = (i / (channels * ph * pw), i / (ph * pw) % channels, i / pw % ph, i % pw);
+            let at = |k: i64| rois.double_value(&[r, k]);
+            let (x1, y1) = (at(1) * scale, at(2) * scale);
+            let (w, h) = ((at(3) * scale - x1).max(1.0), (at(4) * scale - y1).max(1.0));
+            let samples = |length: f64, bins: i64| if ratio > 0 { ratio } else { (length / bins as f64).ceil() as i64 };
+            let (sy, sx) = (samples(h, ph), samples(w, pw));
+            let mut sum = 0.0;
+            for s in 0..sy * sx {
+                let point = |start: f64, length: f64, bins: i64, bin: i64, k: i64, n: i64| {
+                    start + (bin as f64 + (k as f64 + 0.5) / n as f64) * length / bins as f64
+                };
+                let y = point(y1, h, ph, bin_y, s / sx, sy);
+                sum += interpolate(at(0) as i64, c, y, point(x1, w, pw, bin_x, s % sx, sx));
+            }
+            let _ = output.view(-1).get(i).fill_(sum / (sy * sx) as f64);
+        }
+        output
+    }
+
+    fn boxes(count: i64, images: i64, extent: f64, seed: u64) -> Tensor {
+        let corners = random(&[count, 4], seed) * extent + 0.25 * extent;
+        let image = ((random(&[count, 1], seed + 1) + 1.0) * (0.4999 * images as f64)).floor();
+        Tensor::cat(&[image, corners], 1)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        #[test]
+        fn equals_its_definition(
+            seed in 0u64..1000, images in 1i64..3, channels in 1i64..7, height in 1i64..9, width in 1i64..9,
+            ph in 1i64..4, pw in 1i64..4, ratio in 0i64..4, scale in 0.1f64..1.0,
+        ) {
+            let input = random(&[images, channels, height, width], seed);
+            let rois = boxes(4, images, 10.0 / scale, seed + 1);
+            let want = reference(&input, &rois, (ph, pw), scale, ratio);
+            for input in [input.shallow_clone(), crate::ffi::channels_last(&input)] {
+                let got = roi_align(&input, &rois, (ph, pw), scale, ratio);
+                prop_assert!((got - &want).abs().max().double_value(&[]) < 1e-9);
+            }
+        }
+    }
+
+    #[test]
+    fn gradient_equals_finite_differences() {
+        let rois = boxes(5, 2, 12.0, 5);
+        for ratio in [0, 2] {
+            gradcheck(|t| roi_align(&t[0], &rois, (2, 3), 0.7, ratio), &[&random(&[2, 3, 6, 7], 4)]);
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_the_values() {
+        let rois = boxes(64, 1, 100.0, 9).to_kind(Kind::Float);
+        let run = || {
+            let input = random(&[1, 40, 25, 30], 8).to_kind(Kind::Float).set_requires_grad(true);
+            let output = roi_align(&input, &rois, (7, 7), 0.25, 2);
+            let grads = Tensor::run_backward(&[output.square().sum(Kind::Float)], &[&input], false, false);
+            (output.detach(), grads[0].shallow_clone())
+        };
+        let one = run();
+        let threads = tch::get_num_threads();
+        tch::set_num_threads(2);
+        let two = run();
+        tch::set_num_threads(threads);
+        assert!(one == two);
+    }
+
+    #[test]
+    fn a_roi_that_is_not_finite_gives_nan_and_a_missing_image_is_an_error() {
+        let input = Tensor::ones([1, 2, 4, 4], (Kind::Float, Device::Cpu));
+        let rois = Tensor::from_slice2(&[[0.0f32, f32::NAN, 0.0, 3.0, 3.0], [0.0, 0.0, 0.0, 3.0, 3.0]]);
+        let output = roi_align(&input, &rois, (2, 2), 1.0, 2);
+        assert!(bool::try_from(output.get(0).isnan().all()).unwrap());
+        assert!(bool::try_from(output.get(1).isfinite().all()).unwrap());
+        let rois = Tensor::from_slice2(&[[1.0f32, 0.0, 0.0, 3.0, 3.0]]);
+        let error = ffi::roi_align(&input, &rois, (2, 2), 1.0, 2).unwrap_err();
+        assert!(error.to_string().contains("RoI of image 1 in a batch of 1"), "{error}");
+    }
+}

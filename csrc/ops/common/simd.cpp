@@ -49,6 +49,28 @@ namespace mrb::simd {
       const T wa = weights[k];                                                                                    \
       for (int64_t i = 0; i < channels; ++i) a[i] += wa * values[i];                                              \
     }                                                                                                             \
+  }                                                                                                               \
+                                                                                                                  \
+  MRB_SIMD T dot(const T* a, const T* b, int64_t channels) {                                                      \
+    /* Separate partial sums: the compiler may not reorder one sum, but it may keep sixteen side by side. */      \
+    T partial[16] = {};                                                                                           \
+    int64_t i = 0;                                                                                                \
+    for (; i + 16 <= channels; i += 16) {                                                                         \
+      for (int64_t k = 0; k < 16; ++k) partial[k] += a[i + k] * b[i + k];                                         \
+    }                                                                                                             \
+    T sum = 0;                                                                                                    \
+    for (; i < channels; ++i) sum += a[i] * b[i];                                                                 \
+    for (const T p : partial) sum += p;                                                                           \
+    return sum;                                                                                                   \
+  }                                                                                                               \
+                                                                                                                  \
+  MRB_SIMD void keep_greater(T* __restrict__ best, int32_t* __restrict__ index, const T* values, int32_t position, \
+                             int64_t channels) {                                                                  \
+    for (int64_t i = 0; i < channels; ++i) {                                                                      \
+      const bool greater = values[i] > best[i];                                                                   \
+      best[i] = greater ? values[i] : best[i];                                                                    \
+      index[i] = greater ? position : index[i];                                                                   \
+    }                                                                                                             \
   }
 
 MRB_DEFINE(float)

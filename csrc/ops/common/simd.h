@@ -22,4 +22,12 @@ void weighted_scatter(float* const* rows, const float* weights, int64_t count, c
 void weighted_scatter(double* const* rows, const double* weights, int64_t count, const double* values,
                       int64_t channels);
 
+// The sum of a[c] * b[c].
+float dot(const float* a, const float* b, int64_t channels);
+double dot(const double* a, const double* b, int64_t channels);
+
+// Where values[c] > best[c]: best[c] = values[c] and index[c] = position.
+void keep_greater(float* best, int32_t* index, const float* values, int32_t position, int64_t channels);
+void keep_greater(double* best, int32_t* index, const double* values, int32_t position, int64_t channels);
+
 }  // namespace mrb::simd

@@ -41,10 +41,9 @@ struct RoiAlign : torch::autograd::Function<RoiAlign> {
 int mrb_roi_align(mrb_error* error, at::Tensor** output, const at::Tensor* input, const at::Tensor* rois,
                   int64_t pooled_height, int64_t pooled_width, double spatial_scale, int64_t sampling_ratio) {
   return mrb::guarded(error, [&] {
-    TORCH_CHECK(input->dim() == 4, "roi_align: input must be [N, C, H, W], not ", input->sizes());
-    TORCH_CHECK(rois->dim() == 2 && rois->size(1) == 5, "roi_align: rois must be [R, 5], not ", rois->sizes());
+    mrb::check_rois("roi_align", *input, *rois);
     TORCH_CHECK(pooled_height > 0 && pooled_width > 0, "roi_align: output size ", pooled_height, "x", pooled_width);
-    TORCH_CHECK(input->is_cpu() && rois->is_cpu(), "roi_align: tensors must be on the CPU");
+    mrb::check_cpu("roi_align", {input, rois});
     *output = new at::Tensor(mrb::RoiAlign::apply(*input, rois->detach().to(input->scalar_type()), pooled_height,
                                                   pooled_width, spatial_scale, sampling_ratio));
   });

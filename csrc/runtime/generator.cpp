@@ -1,0 +1,44 @@
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/Generator.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randperm.h>
+
+#include <mutex>
+
+#include "guard.h"
+
+int mrb_generator_new(mrb_error* error, at::Generator** generator, uint64_t seed) {
+  return mrb::guarded(error, [&] { *generator = new at::Generator(at::detail::createCPUGenerator(seed)); });
+}
+
+int mrb_generator_default(mrb_error* error, at::Generator** generator) {
+  return mrb::guarded(error, [&] { *generator = new at::Generator(at::detail::getDefaultCPUGenerator()); });
+}
+
+void mrb_generator_free(at::Generator* generator) { delete generator; }
+
+int mrb_generator_state(mrb_error* error, at::Tensor** state, at::Generator* generator) {
+  return mrb::guarded(error, [&] {
+    const std::lock_guard<std::mutex> lock(generator->mutex());
+    *state = new at::Tensor(generator->get_state());
+  });
+}
+
+int mrb_generator_set_state(mrb_error* error, at::Generator* generator, const at::Tensor* state) {
+  return mrb::guarded(error, [&] {
+    const std::lock_guard<std::mutex> lock(generator->mutex());
+    generator->set_state(state->contiguous());
+  });
+}
+
+int mrb_randperm(mrb_error* error, at::Tensor** output, int64_t n, at::Generator* generator) {
+  return mrb::guarded(error, [&] {
+    *output = new at::Tensor(at::randperm(n, *generator, at::TensorOptions().dtype(at::kLong)));
+  });
+}
+
+int mrb_rand(mrb_error* error, at::Tensor** output, int64_t n, at::Generator* generator) {
+  return mrb::guarded(error, [&] {
+    *output = new at::Tensor(at::rand({n}, *generator, at::TensorOptions().dtype(at::kFloat)));
+  });
+}

@@ -1,0 +1,159 @@
+//! What tch lacks: memory formats, random numbers from a generator of one's own, the allocator's thresholds.
+
+use std::ptr::NonNull;
+
+use anyhow::{Context, Result};
+use tch::Tensor;
+
+use super::{call, call_for_tensor, raw};
+
+/// The same values with the channels of each pixel side by side in memory (`torch.channels_last`); a shallow copy where
+/// they are so already.
+///
+/// # Shapes
+/// `[N, C, H, W]`; anything else panics.
+pub fn channels_last(tensor: &Tensor) -> Tensor {
+    contiguous(tensor, true)
+}
+
+/// The same values with each channel's map in one piece; a shallow copy where they are so already.
+pub fn nchw(tensor: &Tensor) -> Tensor {
+    contiguous(tensor, false)
+}
+
+fn contiguous(tensor: &Tensor, channels_last: bool) -> Tensor {
+    let tensor = tensor.as_ptr();
+    // SAFETY: the handle comes from a live borrowed tensor, the error and output from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe { raw::mrb_contiguous(error, output, tensor, channels_last) })
+        .expect("a tensor of four dimensions")
+}
+
+/// Whether operators would keep the tensor in channels-last format.
+pub fn is_channels_last(tensor: &Tensor) -> bool {
+    // SAFETY: the handle comes from a live borrowed tensor, which the function only reads.
+    unsafe { raw::mrb_is_channels_last(tensor.as_ptr()) }
+}
+
+/// A random number generator on the CPU with the sequences of `torch.Generator`.
+pub struct Generator {
+    handle: NonNull<raw::Generator>,
+}
+
+// SAFETY: an at::Generator is a counted reference that may be used from any thread; operators and the functions here
+// lock it while they draw or look at its state.
+unsafe impl Send for Generator {}
+
+impl Generator {
+    /// A generator of its own, as `torch.Generator().manual_seed(seed)`.
+    pub fn new(seed: u64) -> Result<Self> {
+        // SAFETY: the error and the place for the handle are live for the call.
+        Self::make(|error, handle| unsafe { raw::mrb_generator_new(error, handle, seed) })
+    }
+
+    /// The generator that every operator uses which is not told otherwise (`torch.default_generator`).
+    pub fn default_cpu() -> Result<Self> {
+        // SAFETY: the error and the place for the handle are live for the call.
+        Self::make(|error, handle| unsafe { raw::mrb_generator_default(error, handle) })
+    }
+
+    fn make(function: impl FnOnce(*mut raw::Error, *mut *mut raw::Generator) -> std::ffi::c_int) -> Result<Self> {
+        let mut handle = std::ptr::null_mut();
+        call(|error| function(error, &mut handle))?;
+        Ok(Self { handle: NonNull::new(handle).context("libtorch gave no generator")? })
+    }
+
+    /// The byte tensor of `get_state()`, as in the original's checkpoints.
+    pub fn state(&self) -> Result<Tensor> {
+        // SAFETY: the handle is live as long as self, the error and output come from `call_for_tensor`.
+        call_for_tensor(|error, state| unsafe { raw::mrb_generator_state(error, state, self.handle.as_ptr()) })
+    }
+
+    /// Goes on from where [`Generator::state`] was taken.
+    ///
+    /// # Errors
+    /// On a tensor that is no such state.
+    pub fn set_state(&mut self, state: &Tensor) -> Result<()> {
+        let state = state.as_ptr();
+        // SAFETY: both handles are live, the error comes from `call`.
+        call(|error| unsafe { raw::mrb_generator_set_state(error, self.handle.as_ptr(), state) })
+    }
+
+    /// `torch.randperm(n, generator=self)`.
+    ///
+    /// # Errors
+    /// On a negative `n`.
+    pub fn randperm(&mut self, n: i64) -> Result<Vec<i64>> {
+        let handle = self.handle.as_ptr();
+        // SAFETY: the handle is live as long as self, the error and output come from `call_for_tensor`.
+        let drawn = call_for_tensor(|error, output| unsafe { raw::mrb_randperm(error, output, n, handle) })?;
+        Ok(Vec::try_from(drawn)?)
+    }
+
+    /// `torch.rand(n, generator=self)`: numbers in [0, 1).
+    ///
+    /// # Errors
+    /// On a negative `n`.
+    pub fn rand(&mut self, n: i64) -> Result<Vec<f32>> {
+        let handle = self.handle.as_ptr();
+        // SAFETY: the handle is live as long as self, the error and output come from `call_for_tensor`.
+        let drawn = call_for_tensor(|error, output| unsafe { raw::mrb_rand(error, output, n, handle) })?;
+        Ok(Vec::try_from(drawn)?)
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        // SAFETY: the handle was made by csrc for this object alone and is not used again.
+        unsafe { raw::mrb_generator_free(self.handle.as_ptr()) }
+    }
+}
+
+/// Tells glibc to keep large buffers that are freed and to hand them out again, instead of mapping every activation
+/// anew, which costs a page fault for each 4 KiB. Returns whether it agreed; elsewhere than on glibc nothing happens.
+pub fn keep_freed_memory() -> bool {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const GIBIBYTE: std::ffi::c_int = 1 << 30;
+        // SAFETY: mallopt only sets two parameters of the allocator, which it guards itself.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, GIBIBYTE) == 1 && libc::mallopt(libc::M_TRIM_THRESHOLD, GIBIBYTE) == 1
+        }
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    #[test]
+    fn memory_formats_keep_the_values() {
+        let x = Tensor::arange(2 * 3 * 4 * 5, (Kind::Float, Device::Cpu)).view([2, 3, 4, 5]);
+        let last = channels_last(&x);
+        assert!(is_channels_last(&last) && !is_channels_last(&x));
+        assert_eq!(last.stride(), [60, 1, 15, 3]);
+        assert_eq!(last, x);
+        assert_eq!(nchw(&last).stride(), x.stride());
+    }
+
+    #[test]
+    fn a_generator_goes_on_from_its_state() {
+        let mut generator = Generator::new(7).unwrap();
+        let state = generator.state().unwrap();
+        let (order, numbers) = (generator.randperm(50).unwrap(), generator.rand(3).unwrap());
+        assert_ne!(generator.randperm(50).unwrap(), order);
+        generator.set_state(&state).unwrap();
+        assert_eq!((generator.randperm(50).unwrap(), generator.rand(3).unwrap()), (order, numbers));
+    }
+
+    #[test]
+    fn wrong_arguments_are_errors() {
+        let mut generator = Generator::new(1).unwrap();
+        assert!(generator.randperm(-1).is_err());
+        let error = generator.set_state(&Tensor::zeros([3], (Kind::Uint8, Device::Cpu))).unwrap_err();
+        assert!(!error.to_string().is_empty());
+    }
+}
