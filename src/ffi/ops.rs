@@ -40,9 +40,7 @@ pub fn roi_pool(
 pub fn nms(boxes: &Tensor, scores: &Tensor, threshold: f64, suppress_at_threshold: bool) -> Result<Tensor> {
     let (boxes, scores) = (boxes.as_ptr(), scores.as_ptr());
     // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
-    call_for_tensor(|error, keep| unsafe {
-        raw::mrb_nms(error, keep, boxes, scores, threshold, suppress_at_threshold)
-    })
+    call_for_tensor(|error, keep| unsafe { raw::mrb_nms(error, keep, boxes, scores, threshold, suppress_at_threshold) })
 }
 
 /// See [`crate::layers::match_by_iou`]: best IoU, best ground truth, whether a ground truth's maximum is attained.
@@ -58,9 +56,7 @@ pub fn match_by_iou(gt: &Tensor, predictions: &Tensor) -> Result<[Tensor; 3]> {
 pub fn sigmoid_focal_loss(logits: &Tensor, targets: &Tensor, gamma: f64, alpha: f64) -> Result<Tensor> {
     let (logits, targets) = (logits.as_ptr(), targets.as_ptr());
     // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
-    call_for_tensor(|error, loss| unsafe {
-        raw::mrb_sigmoid_focal_loss(error, loss, logits, targets, gamma, alpha)
-    })
+    call_for_tensor(|error, loss| unsafe { raw::mrb_sigmoid_focal_loss(error, loss, logits, targets, gamma, alpha) })
 }
 
 /// See [`crate::layers::dcn::modulated_deform_conv`]; without a mask it is version 1.
@@ -89,7 +85,5 @@ pub fn deform_roi_pool(
     let (input, rois, trans) = (input.as_ptr(), rois.as_ptr(), optional(trans));
     // SAFETY: the handles come from live borrowed tensors (the offsets' may be null, which the function allows), the
     // geometry from a live borrow, the error and output from `call_for_tensor`.
-    call_for_tensor(|error, output| unsafe {
-        raw::mrb_deform_roi_pool(error, output, input, rois, trans, geometry)
-    })
+    call_for_tensor(|error, output| unsafe { raw::mrb_deform_roi_pool(error, output, input, rois, trans, geometry) })
 }

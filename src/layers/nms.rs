@@ -61,10 +61,8 @@ mod tests {
     fn case(count: i64, seed: u64) -> (Tensor, Tensor) {
         let corners = ((random(&[count, 4], seed) + 1.0) * 12.0).floor();
         let corner = corners.narrow(1, 0, 2);
-        let boxes = Tensor::cat(&[&corner + corners.narrow(1, 2, 2), corner], 1).index_select(
-            1,
-            &Tensor::from_slice(&[2i64, 3, 0, 1]),
-        );
+        let boxes = Tensor::cat(&[&corner + corners.narrow(1, 2, 2), corner], 1)
+            .index_select(1, &Tensor::from_slice(&[2i64, 3, 0, 1]));
         let scores = (random(&[count], seed + 1) * 8.0).floor();
         (boxes.to_kind(Kind::Float), scores.to_kind(Kind::Float))
     }
