@@ -113,17 +113,18 @@ impl Parser {
         }
     }
 
-    /// Skips lines that hold nothing but blanks and comments. A value may not be indented.
+    /// Skips lines that hold nothing but blanks and comments. A value may not be indented, and neither may the end.
     fn blank_lines(&mut self) -> Result<(), LiteralError> {
         loop {
             let start = self.at;
             self.blanks();
+            let after_blanks = self.at;
             self.comment();
-            if self.peek().is_some() && !self.eat('\n') {
-                return if self.at == start { Ok(()) } else { Err(self.error("an indented line")) };
-            }
-            if self.peek().is_none() {
-                return Ok(());
+            let only_blanks = after_blanks > start && self.at == after_blanks;
+            match self.peek() {
+                Some('\n') => self.at += 1,
+                _ if only_blanks => return Err(self.error("an indented line")),
+                _ => return Ok(()),
             }
         }
     }

@@ -43,7 +43,8 @@ pub(super) fn load(text: &str) -> Result<Value, ConfigError> {
     if let Some(c) = text.chars().find(|c| !is_printable(*c)) {
         return Err(ConfigError::new(ErrorKind::YamlSyntax, format!("the character {c:?} is not allowed in YAML")));
     }
-    let mut composer = Composer { parser: Parser::new_from_str(text), anchors: HashMap::new() };
+    let open_end = (!text.ends_with('\n')).then(|| text.chars().count());
+    let mut composer = Composer { parser: Parser::new_from_str(text), anchors: HashMap::new(), open_end };
     match composer.document()? {
         Some(node) => construct::Constructor::default().value(&node),
         None => Ok(Value::None),
@@ -67,6 +68,8 @@ fn scan_error(error: ScanError) -> ConfigError {
 struct Composer<'a> {
     parser: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Rc<Node>>,
+    /// The length in characters of a text whose last line has no line break.
+    open_end: Option<usize>,
 }
 
 impl<'a> Composer<'a> {
@@ -107,8 +110,13 @@ impl<'a> Composer<'a> {
                 return known.ok_or_else(|| syntax(line, "an alias of something that is not complete"));
             }
             Event::Scalar(text, style, anchor, tag) => {
-                let plain = style == ScalarStyle::Plain;
-                (anchor, full_tag(tag), Content::Scalar { text: text.into_owned(), plain })
+                let mut text = text.into_owned();
+                let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                // The parser adds the line break that is missing there, PyYAML does not.
+                if is_block && self.open_end.is_some_and(|end| span.end.index() >= end) && text.ends_with('\n') {
+                    text.pop();
+                }
+                (anchor, full_tag(tag), Content::Scalar { text, plain: style == ScalarStyle::Plain })
             }
             Event::SequenceStart(anchor, tag) => {
                 let mut items = Vec::new();

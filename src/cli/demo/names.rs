@@ -61,8 +61,8 @@ mod tests {
     fn names_come_from_labels_then_annotations_then_coco() {
         let folder = tempfile::tempdir().expect("a folder");
         let weights = folder.path().join("model_final.pth");
-        let mut cfg = Config::default();
-        cfg.output_dir = folder.path().join("none").to_string_lossy().into_owned();
+        let output_dir = folder.path().join("none").to_string_lossy().into_owned();
+        let mut cfg = Config { output_dir, ..Config::default() };
         assert_eq!(categories(&cfg, &weights).expect("COCO's").len(), 80);
 
         let file = folder.path().join("train.json");
@@ -71,7 +71,7 @@ mod tests {
         cfg.datasets.test.0.push("coco_2014_minival".into());
         cfg.datasets.train.0.push(format!("coco:{}:images", file.display()));
         let circle = Category { id: 7, name: "circle".into() };
-        assert_eq!(categories(&cfg, &weights).expect("the annotations'"), [circle.clone()]);
+        assert_eq!(categories(&cfg, &weights).expect("the annotations'"), std::slice::from_ref(&circle));
 
         let labels = folder.path().join("labels.json");
         std::fs::write(&labels, r#"{"10": "box", "7": "circle"}"#).expect("written");

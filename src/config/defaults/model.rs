@@ -120,17 +120,11 @@ impl Default for FbNetConfig {
 }
 
 /// The `MODEL.FPN` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct FpnConfig {
     pub use_gn: bool,
     pub use_relu: bool,
-}
-
-impl Default for FpnConfig {
-    fn default() -> Self {
-        Self { use_gn: false, use_relu: false }
-    }
 }
 
 /// The `MODEL.GROUP_NORM` section.

@@ -115,6 +115,8 @@ fn not_literals() {
         "catalog://ImageNetPretrained/MSRA/R-50",
         "cuda:0",
         "'\0'",
+        "_'x'",
+        "5\n ",
     ] {
         assert!(matches!(parse(written), Err(LiteralError::NotALiteral { .. })), "{written:?}: {:?}", parse(written));
     }

@@ -114,7 +114,7 @@ impl Parser {
             "br" | "rb" => (true, true),
             _ => return Err(self.error("a string prefix")),
         };
-        let quote = self.peek().ok_or_else(|| self.error("a string without quotes"))?;
+        let quote = self.peek().filter(|c| matches!(c, '\'' | '"')).ok_or_else(|| self.error("a name"))?;
         self.at += 1;
         let triple = self.peek() == Some(quote) && self.ahead(1) == Some(quote);
         if triple {

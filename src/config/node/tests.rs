@@ -106,7 +106,7 @@ fn dumps_as_yacs() {
 /// A value of the type of `of`, from a number.
 fn other_value(of: &Value, seed: u64, text: &str) -> Value {
     match of {
-        Value::Bool(_) => Value::Bool(seed % 2 == 0),
+        Value::Bool(_) => Value::Bool(seed & 1 == 0),
         Value::Int(_) => Value::Int(seed as i64),
         Value::Float(_) => Value::Float(seed as f64 / 1024.0),
         Value::Str(_) => Value::Str(text.to_owned()),

@@ -139,10 +139,9 @@ fn is_timestamp(text: &str) -> bool {
     let start = Cursor(text.as_bytes());
     let digits = |c: &mut Cursor, min: usize, max: usize| c.some(min, max, |b| b.is_ascii_digit());
     let mut day = start;
-    if digits(&mut day, 4, 4) && day.byte(b'-') && digits(&mut day, 2, 2) && day.byte(b'-') && digits(&mut day, 2, 2) {
-        if day.end() {
-            return true;
-        }
+    let year_month = digits(&mut day, 4, 4) && day.byte(b'-') && digits(&mut day, 2, 2) && day.byte(b'-');
+    if year_month && digits(&mut day, 2, 2) && day.end() {
+        return true;
     }
     let mut c = start;
     let date = digits(&mut c, 4, 4) && c.byte(b'-') && digits(&mut c, 1, 2) && c.byte(b'-') && digits(&mut c, 1, 2);

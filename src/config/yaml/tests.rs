@@ -75,6 +75,7 @@ fn collections() {
     let pairs = List(vec![Tuple(vec![text("a"), Int(1)]), Tuple(vec![text("a"), Int(2)])]);
     assert_eq!(load("!!pairs [a: 1, a: 2]").expect("valid"), pairs);
     assert_eq!(load("a: |\n  x\n  y\n").expect("valid"), Dict(vec![pair("a", text("x\ny\n"))]));
+    assert_eq!(load("a: |\n  x\n  y").expect("valid"), Dict(vec![pair("a", text("x\ny"))]));
     assert_eq!(load("a: >-\n  x\n  y\n").expect("valid"), Dict(vec![pair("a", text("x y"))]));
 }
 
