@@ -9,9 +9,13 @@ use super::{Init, ParamPath};
 /// There is no epsilon: the scale is `weight / sqrt(running_var)`.
 #[derive(Debug)]
 pub struct FrozenBatchNorm2d {
+    /// Scale per channel, `[channels]`.
     pub weight: Tensor,
+    /// Shift per channel, `[channels]`.
     pub bias: Tensor,
+    /// Mean per channel, `[channels]`.
     pub running_mean: Tensor,
+    /// Variance per channel, `[channels]`.
     pub running_var: Tensor,
 }
 
@@ -45,10 +49,15 @@ impl FrozenBatchNorm2d {
 /// Batch norm with running statistics (`torch.nn.BatchNorm2d`, momentum 0.1, epsilon 1e-5).
 #[derive(Debug)]
 pub struct BatchNorm2d {
+    /// Scale per channel, `[channels]`.
     pub weight: Tensor,
+    /// Shift per channel, `[channels]`.
     pub bias: Tensor,
+    /// Mean per channel, `[channels]`.
     pub running_mean: Tensor,
+    /// Variance per channel, `[channels]`.
     pub running_var: Tensor,
+    /// Batches seen in training, `[]`.
     pub num_batches_tracked: Tensor,
 }
 
@@ -96,7 +105,9 @@ impl BatchNorm2d {
 /// Group norm (`torch.nn.GroupNorm`), Wu & He 2018.
 #[derive(Debug)]
 pub struct GroupNorm {
+    /// Scale per channel, `[channels]`.
     pub weight: Tensor,
+    /// Shift per channel, `[channels]`.
     pub bias: Tensor,
     num_groups: i64,
     eps: f64,
@@ -127,8 +138,11 @@ impl GroupNorm {
 /// Any of the norms a convolution may be followed by.
 #[derive(Debug)]
 pub enum Norm {
+    /// Fixed statistics.
     Frozen(FrozenBatchNorm2d),
+    /// Statistics of the batch in training.
     Batch(BatchNorm2d),
+    /// Statistics of groups of channels of each image.
     Group(GroupNorm),
 }
 

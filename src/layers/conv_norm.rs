@@ -10,12 +10,16 @@ use super::{Conv2d, Norm};
 /// Convolution, optional norm, optional ReLU.
 #[derive(Debug)]
 pub struct ConvNorm {
+    /// The convolution.
     pub conv: Conv2d,
+    /// The norm after it.
     pub norm: Option<Norm>,
+    /// Whether a ReLU comes last.
     pub relu: bool,
 }
 
 impl ConvNorm {
+    /// Puts the three together.
     pub fn new(conv: Conv2d, norm: Option<Norm>, relu: bool) -> Self {
         Self { conv, norm, relu }
     }

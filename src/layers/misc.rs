@@ -11,11 +11,17 @@ pub const DEFAULT_WEIGHT_INIT: Init = Init::KaimingUniform { a: 2.236_067_977_49
 /// The settings of a convolution besides its channels and its (square) kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvConfig {
+    /// Pixels from one position of the kernel to the next.
     pub stride: i64,
+    /// Zeros on each side.
     pub padding: i64,
+    /// Pixels from one weight of the kernel to the next.
     pub dilation: i64,
+    /// Groups of channels that do not see each other.
     pub groups: i64,
+    /// Whether there is a bias.
     pub bias: bool,
+    /// How the weights begin.
     pub weight_init: Init,
     /// `None` is PyTorch's own: uniform within one over the root of the fan-in.
     pub bias_init: Option<Init>,
@@ -48,11 +54,17 @@ fn weights_per_row(weight: &Tensor) -> usize {
 /// A 2-D convolution (`torch.nn.Conv2d`) with a square kernel.
 #[derive(Debug)]
 pub struct Conv2d {
+    /// `[out, in / groups, k, k]`
     pub weight: Tensor,
+    /// `[out]`
     pub bias: Option<Tensor>,
+    /// Pixels from one position of the kernel to the next.
     pub stride: i64,
+    /// Zeros on each side.
     pub padding: i64,
+    /// Pixels from one weight of the kernel to the next.
     pub dilation: i64,
+    /// Groups of channels that do not see each other.
     pub groups: i64,
 }
 
@@ -87,12 +99,19 @@ impl Conv2d {
 /// A transposed 2-D convolution (`torch.nn.ConvTranspose2d`) with a square kernel.
 #[derive(Debug)]
 pub struct ConvTranspose2d {
+    /// `[in, out / groups, k, k]`
     pub weight: Tensor,
+    /// `[out]`
     pub bias: Option<Tensor>,
+    /// Pixels of the output per pixel of the input.
     pub stride: i64,
+    /// Pixels left out on each side of the output.
     pub padding: i64,
+    /// Rows and columns added at the bottom and right of the output.
     pub output_padding: i64,
+    /// Pixels from one weight of the kernel to the next.
     pub dilation: i64,
+    /// Groups of channels that do not see each other.
     pub groups: i64,
 }
 
@@ -116,9 +135,9 @@ impl ConvTranspose2d {
         }
     }
 
-    /// Adds `rows` rows and columns at the bottom and right of the output.
-    pub fn with_output_padding(self, rows: i64) -> Self {
-        Self { output_padding: rows, ..self }
+    /// The same with `output_padding` more rows and columns at the bottom and right of the output.
+    pub fn with_output_padding(self, output_padding: i64) -> Self {
+        Self { output_padding, ..self }
     }
 
     /// # Shapes
@@ -133,7 +152,9 @@ impl ConvTranspose2d {
 /// The settings of a linear layer besides its sizes.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearConfig {
+    /// Whether there is a bias.
     pub bias: bool,
+    /// How the weights begin.
     pub weight_init: Init,
     /// `None` is PyTorch's own: uniform within one over the root of the fan-in.
     pub bias_init: Option<Init>,
@@ -148,7 +169,9 @@ impl Default for LinearConfig {
 /// A linear layer (`torch.nn.Linear`).
 #[derive(Debug)]
 pub struct Linear {
+    /// `[out, in]`
     pub weight: Tensor,
+    /// `[out]`
     pub bias: Option<Tensor>,
 }
 
@@ -181,8 +204,13 @@ pub enum Size {
 /// How [`interpolate`] finds values between pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InterpolateMode {
+    /// The value of the pixel in which a position lies.
     Nearest,
-    Bilinear { align_corners: bool },
+    /// Weighted between the four pixels around a position.
+    Bilinear {
+        /// Whether the outermost pixel centres of input and output coincide, rather than the outer edges.
+        align_corners: bool,
+    },
 }
 
 /// Resizes maps, as `torch.nn.functional.interpolate` does when it is given a size or a factor.

@@ -12,17 +12,25 @@ use tch::{Device, Kind, Tensor};
 /// How a parameter gets its first values (`torch.nn.init`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
+    /// One value everywhere.
     Const(f64),
+    /// `normal_`
     Normal {
+        /// Mean.
         mean: f64,
+        /// Standard deviation.
         std: f64,
     },
+    /// `uniform_`
     Uniform {
+        /// Lower bound.
         low: f64,
+        /// Upper bound.
         high: f64,
     },
     /// `kaiming_uniform_` with `nonlinearity='leaky_relu'` and slope `a`; the fan is the shape's fan-in.
     KaimingUniform {
+        /// Negative slope of the leaky ReLU.
         a: f64,
     },
     /// `kaiming_normal_` with `mode='fan_out', nonlinearity='relu'`.
@@ -34,14 +42,19 @@ pub enum Init {
 /// What an entry of the state is to the optimizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// Trained, unless frozen.
     Parameter,
+    /// Part of the state, never trained.
     Buffer,
 }
 
 /// One named tensor of the state.
 pub struct Entry {
+    /// The original's name in `state_dict()`.
     pub name: String,
+    /// The tensor itself; copies are shallow.
     pub tensor: Tensor,
+    /// Whether it is a parameter or a buffer.
     pub role: Role,
     /// The name under which the same tensor was listed first, for a parameter that two modules share.
     pub alias_of: Option<String>,
@@ -62,6 +75,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// An empty table whose tensors will be made on `device` with their initial values.
     pub fn new(device: Device) -> Self {
         Self::with(device, true)
     }
@@ -75,10 +89,12 @@ impl Parameters {
         Self { inner: Rc::new(RefCell::new(Inner { entries: Vec::new(), index: HashMap::new(), device, initialise })) }
     }
 
+    /// The path of the model itself.
     pub fn root(&self) -> ParamPath {
         ParamPath { parameters: self.clone(), prefix: String::new() }
     }
 
+    /// The device of the tensors.
     pub fn device(&self) -> Device {
         self.inner.borrow().device
     }
@@ -109,6 +125,7 @@ impl Parameters {
             .collect()
     }
 
+    /// The entry of that name, as a shallow copy.
     pub fn get(&self, name: &str) -> Option<Tensor> {
         let inner = self.inner.borrow();
         inner.index.get(name).map(|&at| inner.entries[at].tensor.shallow_clone())
@@ -146,10 +163,12 @@ impl ParamPath {
         }
     }
 
+    /// The device of the tensors.
     pub fn device(&self) -> Device {
         self.parameters.device()
     }
 
+    /// The table that the path is part of.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -232,5 +251,64 @@ impl ParamPath {
             let _ = tensor.fill_(0.0);
         }
         tensor.to_device(device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(entries: &[Entry]) -> Vec<&str> {
+        entries.iter().map(|e| e.name.as_str()).collect()
+    }
+
+    #[test]
+    fn the_table_keeps_the_order_of_creation_and_shared_tensors_under_both_names() {
+        let parameters = Parameters::new(Device::Cpu);
+        let (b, a) = (parameters.root().sub("b"), parameters.root().sub("a"));
+        let _ = b.sub("conv").parameter("weight", &[2, 2], Init::Const(1.0));
+        let _ = b.buffer("running_mean", &[2], 0.5);
+        a.alias(&b);
+        let state = parameters.state();
+        assert_eq!(names(&state), ["b.conv.weight", "b.running_mean", "a.conv.weight", "a.running_mean"]);
+        assert_eq!(state[2].alias_of.as_deref(), Some("b.conv.weight"));
+        // One tensor, found under each name, and optimised once.
+        let _ = tch::no_grad(|| parameters.get("a.conv.weight").unwrap().fill_(3.0));
+        assert_eq!(parameters.get("b.conv.weight").unwrap().double_value(&[0, 0]), 3.0);
+        let trainable: Vec<String> = parameters.trainable().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(trainable, ["b.conv.weight"]);
+    }
+
+    #[test]
+    fn freezing_stops_at_the_end_of_a_name() {
+        let parameters = Parameters::new(Device::Cpu);
+        for layer in ["layer1", "layer10"] {
+            let _ = parameters.root().sub(layer).parameter("weight", &[1], Init::Const(0.0));
+        }
+        parameters.root().sub("layer1").freeze();
+        let trainable: Vec<String> = parameters.trainable().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(trainable, ["layer10.weight"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "two entries of the state are named a.weight")]
+    fn a_name_cannot_be_given_twice() {
+        let path = Parameters::uninitialised(Device::Cpu).root().sub("a");
+        let _ = path.parameter("weight", &[1], Init::Const(0.0));
+        let _ = path.parameter("weight", &[1], Init::Const(0.0));
+    }
+
+    #[test]
+    fn initial_values_have_the_spread_that_was_asked_for() {
+        let path = Parameters::new(Device::Cpu).root();
+        let shape = [64, 32, 3, 3];
+        let deviation = |name: &str, init| path.parameter(name, &shape, init).std(true).double_value(&[]);
+        let close = |got: f64, want: f64| assert!((got / want - 1.0).abs() < 0.05, "{got}, expected {want}");
+        // The deviation of a uniform distribution is its bound over the root of 3.
+        close(deviation("a", Init::KaimingUniform { a: 1.0 }), (1.0f64 / 288.0).sqrt());
+        close(deviation("b", Init::KaimingNormalFanOut), (2.0f64 / 576.0).sqrt());
+        close(deviation("c", Init::KaimingNormalFanIn), (2.0f64 / 288.0).sqrt());
+        close(deviation("d", Init::Normal { mean: 0.0, std: 0.01 }), 0.01);
+        close(deviation("e", Init::Uniform { low: -1.0, high: 1.0 }), (1.0f64 / 3.0).sqrt());
     }
 }

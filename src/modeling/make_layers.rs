@@ -12,8 +12,11 @@ use crate::layers::{Conv2d, ConvConfig, ConvNorm, GroupNorm, Init, Linear, Linea
 /// The `MODEL.GROUP_NORM` section: either a number of groups or a number of channels per group, the other being -1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNormSettings {
+    /// Channels per group, or -1.
     pub dim_per_gp: i64,
+    /// Number of groups, or -1.
     pub num_groups: i64,
+    /// Added to the variance.
     pub epsilon: f64,
 }
 
@@ -60,9 +63,13 @@ pub fn group_norm(path: &ParamPath, channels: i64, settings: &GroupNormSettings)
 /// The choices of [`make_conv3x3`].
 #[derive(Clone, Copy, Debug)]
 pub struct Conv3x3 {
+    /// Pixels from one weight to the next; also the padding.
     pub dilation: i64,
+    /// Pixels from one position to the next.
     pub stride: i64,
+    /// The norm after the convolution, which then has no bias.
     pub group_norm: Option<GroupNormSettings>,
+    /// Whether a ReLU comes last.
     pub relu: bool,
     /// `kaiming_normal_` (fan-out) if set, else normal with a deviation of 0.01.
     pub kaiming_init: bool,
@@ -94,10 +101,15 @@ pub fn make_conv3x3(path: &ParamPath, in_channels: i64, out_channels: i64, optio
 /// The choices of [`conv_with_kaiming_uniform`].
 #[derive(Clone, Copy, Debug)]
 pub struct ConvKaimingUniform {
+    /// Side of the kernel.
     pub kernel_size: i64,
+    /// Pixels from one position to the next.
     pub stride: i64,
+    /// Pixels from one weight to the next.
     pub dilation: i64,
+    /// The norm after the convolution, which then has no bias.
     pub group_norm: Option<GroupNormSettings>,
+    /// Whether a ReLU comes last.
     pub relu: bool,
 }
 
@@ -149,7 +161,9 @@ fn conv_group_norm_relu(
 /// A fully connected layer with an optional group norm.
 #[derive(Debug)]
 pub struct Fc {
+    /// The linear layer.
     pub linear: Linear,
+    /// The norm after it.
     pub norm: Option<GroupNorm>,
 }
 

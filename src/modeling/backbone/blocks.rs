@@ -10,7 +10,9 @@ use crate::modeling::make_layers::{group_norm, GroupNormSettings};
 /// The norm that a stem or block puts after its convolutions.
 #[derive(Clone, Copy, Debug)]
 pub enum NormKind {
+    /// Batch norm with fixed statistics.
     FixedBatchNorm,
+    /// Group norm.
     GroupNorm(GroupNormSettings),
 }
 
@@ -37,16 +39,23 @@ pub trait Block {
 /// What a residual block is built from.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockConfig {
+    /// Channels of the input.
     pub in_channels: i64,
+    /// Channels of the 3×3 convolution (of each split in Res2Net).
     pub bottleneck_channels: i64,
+    /// Channels of the result.
     pub out_channels: i64,
+    /// Groups of the 3×3 convolution (ResNeXt).
     pub num_groups: i64,
     /// Whether the stride sits in the first 1×1 convolution (MSRA's models) or in the 3×3 one (ResNeXt, PyTorch's).
     pub stride_in_1x1: bool,
+    /// How much smaller the result is.
     pub stride: i64,
+    /// Of the 3×3 convolution; above 1 there is no stride.
     pub dilation: i64,
     /// Number of splits (Res2Net only).
     pub scale: i64,
+    /// The norm after every convolution.
     pub norm: NormKind,
 }
 
@@ -59,7 +68,9 @@ pub(super) type NamedBlock = (&'static str, bool, BlockBuilder);
 /// Which blocks a body is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockFamily {
+    /// ResNet and ResNeXt.
     ResNet,
+    /// Res2Net.
     Res2Net,
 }
 

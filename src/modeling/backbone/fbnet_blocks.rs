@@ -50,10 +50,15 @@ pub fn divisible_by(width: i64, divisor: i64) -> i64 {
 /// The choices of [`conv_bn_relu`] besides channels.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvBnRelu {
+    /// Side of the kernel.
     pub kernel: i64,
+    /// 1, 2 or 4.
     pub stride: i64,
+    /// Groups of channels.
     pub group: i64,
+    /// Whether a ReLU comes last.
     pub relu: bool,
+    /// The norm after the convolution.
     pub bn: Option<BnType>,
 }
 
@@ -85,9 +90,13 @@ pub fn conv_bn_relu(path: &ParamPath, input: i64, output: i64, options: ConvBnRe
 /// What every block of a model has in common.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockStyle {
+    /// The norm after convolutions.
     pub bn: BnType,
+    /// Widths are multiples of it.
     pub width_divisor: i64,
+    /// Whether depthwise convolutions have no norm.
     pub dw_skip_bn: bool,
+    /// Whether depthwise convolutions have no ReLU.
     pub dw_skip_relu: bool,
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 /// One block of an architecture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockDef {
+    /// Its stage.
     pub stage_idx: usize,
     /// Position in its stage.
     pub block_idx: usize,
@@ -25,6 +26,7 @@ pub struct BlockDef {
 pub struct ArchDef {
     /// Channels, stride and perhaps kernel of the first convolution.
     pub first: Vec<i64>,
+    /// All blocks, stage by stage.
     pub blocks: Vec<BlockDef>,
     /// Channels and scale of the last convolution of a head.
     pub last: (i64, f64),
@@ -37,12 +39,17 @@ pub struct ArchDef {
 /// The parts of a model that stages belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// `backbone`
     Backbone,
+    /// `rpn`
     Rpn,
+    /// `bbox`
     Bbox,
+    /// `mask`
     Mask,
+    /// `kpts`
     Kpts,
-    /// What a head without stages of its own uses.
+    /// `head`: what a head without stages of its own uses.
     Head,
 }
 

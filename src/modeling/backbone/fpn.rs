@@ -8,6 +8,7 @@ use crate::modeling::make_layers::{conv_with_kaiming_uniform, ConvKaimingUniform
 
 /// The levels above the pyramid.
 pub enum TopBlocks {
+    /// No more levels.
     None,
     /// Every other pixel of the coarsest map (a 1×1 maximum of stride 2), for proposals only.
     LastLevelMaxPool,
@@ -50,7 +51,9 @@ impl LastLevelP6P7 {
 /// The choices of [`Fpn`] that concern all its convolutions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FpnConfig {
+    /// `MODEL.FPN.USE_GN`: a norm after each convolution.
     pub group_norm: Option<GroupNormSettings>,
+    /// `MODEL.FPN.USE_RELU`: a ReLU after each convolution.
     pub relu: bool,
 }
 

@@ -223,15 +223,23 @@ pub struct ResNetHead {
 pub struct ResNetHeadConfig<'a> {
     /// `MODEL.RESNETS.TRANS_FUNC`: ResNet or Res2Net blocks.
     pub trans_func: &'a str,
+    /// The stages, by index.
     pub stages: &'a [StageSpec],
+    /// `MODEL.RESNETS.NUM_GROUPS`
     pub num_groups: i64,
+    /// `MODEL.RESNETS.WIDTH_PER_GROUP`
     pub width_per_group: i64,
+    /// `MODEL.RESNETS.STRIDE_IN_1X1`
     pub stride_in_1x1: bool,
     /// The stride of the first stage; `None` is the usual one (2 after stage 1).
     pub stride_init: Option<i64>,
+    /// `MODEL.RESNETS.RES2_OUT_CHANNELS`
     pub res2_out_channels: i64,
+    /// `MODEL.RESNETS.RES5_DILATION`; above 1 there is no stride.
     pub dilation: i64,
+    /// `MODEL.RESNETS.SCALE` (Res2Net only).
     pub scale: i64,
+    /// What blocks with group norm use.
     pub group_norm: GroupNormSettings,
 }
 
