@@ -77,6 +77,9 @@ impl CroppedMask {
     }
 
     fn row(&self, y: i64, columns: std::ops::Range<i64>) -> &[bool] {
+        if columns.is_empty() {
+            return &[];
+        }
         let start = (y - self.y) * self.width - self.x;
         &self.rows[(start + columns.start) as usize..(start + columns.end) as usize]
     }
@@ -95,9 +98,6 @@ impl CroppedMask {
     fn intersection(&self, other: &CroppedMask, corners: [i64; 4]) -> i64 {
         let [x1, y1, x2, y2] = other.within(self.within(corners));
         let both = |y: i64| self.row(y, x1..x2).iter().zip(other.row(y, x1..x2)).filter(|(&a, &b)| a && b).count();
-        if x1 >= x2 {
-            return 0;
-        }
         (y1..y2).map(|y| both(y) as i64).sum()
     }
 }
