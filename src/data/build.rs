@@ -40,7 +40,7 @@ pub struct LoaderOptions<'a> {
 }
 
 /// Makes the loaders: for training (and for validation during training) one, with all data sets concatenated, whose
-/// categories are also written to `OUTPUT_DIR/labels.json`; for testing one a data set.
+/// categories are also written to `OUTPUT_DIR/labels.json` where there is such a folder; for testing one a data set.
 ///
 /// # Errors
 ///
@@ -67,7 +67,7 @@ pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<Dat
     if keep_annotated && datasets.len() > 1 {
         datasets = vec![Arc::new(ConcatDataset::new(datasets)?)];
     }
-    if options.is_train && options.rank == 0 {
+    if options.is_train && options.rank == 0 && !cfg.output_dir.is_empty() {
         save_labels(datasets[0].as_ref(), Path::new(&cfg.output_dir))?;
     }
     datasets.into_iter().map(|dataset| make_loader(cfg, options, dataset, images_per_gpu)).collect()

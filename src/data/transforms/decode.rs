@@ -2,7 +2,7 @@
 //!
 //! JPEG goes through libjpeg-turbo's decoder (by `mozjpeg`), which Pillow uses too, so the pixels are the same. What
 //! Pillow refuses is refused here: above all a file that ends before the last row is decoded, for which libjpeg alone
-//! would invent grey rows. EXIF orientation is not applied and alpha is dropped, as in the original.
+//! would invent grey rows. A PNG must be whole, checksums included, where Pillow is content with complete rows. EXIF orientation is not applied and alpha is dropped, as in the original.
 
 use std::cell::Cell;
 use std::fs;
@@ -10,7 +10,7 @@ use std::io::{self, BufRead, Cursor, Read};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
 
-use anyhow::{anyhow, bail, Context, Result};
+use anyhow::{bail, Context, Result};
 use image::codecs::png::PngDecoder;
 use image::{ColorType, ExtendedColorType, ImageDecoder, ImageFormat};
 use mozjpeg::{ColorSpace, Decompress};
@@ -79,18 +79,26 @@ impl BufRead for WholeFile<'_> {
 
 fn decode_jpeg(bytes: &[u8]) -> Result<RgbImage> {
     let ran_out = Cell::new(false);
+    let mut complete = None;
     // libjpeg reports fatal errors by unwinding with a message.
-    let decoded = catch_unwind(AssertUnwindSafe(|| decode_jpeg_rows(WholeFile { rest: bytes, ran_out: &ran_out })));
-    if ran_out.get() {
-        bail!("the JPEG file is truncated after {} bytes", bytes.len());
+    let decoded = catch_unwind(AssertUnwindSafe(|| {
+        decode_jpeg_rows(WholeFile { rest: bytes, ran_out: &ran_out }, &mut complete)
+    }));
+    match (decoded, complete, ran_out.get()) {
+        // The end of the file may be missing once every row is there.
+        (Ok(Ok(())), Some(image), _) | (_, Some(image), true) => Ok(image),
+        (_, None, true) => bail!("the JPEG file is truncated after {} bytes", bytes.len()),
+        (Ok(Err(error)), ..) => Err(error),
+        (Err(panic), ..) => match panic.downcast::<String>() {
+            Ok(message) => bail!("damaged JPEG: {message}"),
+            Err(_) => bail!("damaged JPEG"),
+        },
+        (Ok(Ok(())), None, false) => bail!("damaged JPEG: it has no rows"),
     }
-    decoded.unwrap_or_else(|panic| match panic.downcast::<String>() {
-        Ok(message) => Err(anyhow!("damaged JPEG: {message}")),
-        Err(_) => Err(anyhow!("damaged JPEG")),
-    })
 }
 
-fn decode_jpeg_rows(file: WholeFile<'_>) -> Result<RgbImage> {
+/// Reads the rows into `complete`, then what follows them, where another fatal error may be found.
+fn decode_jpeg_rows(file: WholeFile<'_>, complete: &mut Option<RgbImage>) -> Result<()> {
     let decoder = Decompress::new_reader(file)?;
     let (width, height) = decoder.size();
     check_size(width as u64, height as u64)?;
@@ -102,9 +110,9 @@ fn decode_jpeg_rows(file: WholeFile<'_>) -> Result<RgbImage> {
     };
     let mut started = decoder.to_colorspace(space)?;
     let rows = started.read_scanlines::<u8>()?;
-    // The end of the file may be missing once every row is there, as in Pillow.
     let data = if layers == 4 { inverted_cmyk_to_rgb(&rows) } else { rows };
-    Ok(RgbImage::new(width, height, data))
+    *complete = Some(RgbImage::new(width, height, data));
+    Ok(started.finish()?)
 }
 
 /// Pillow's reading of four-component JPEGs: always Adobe's inverted CMYK, then its plain conversion to RGB.

@@ -43,6 +43,14 @@ fn a_truncated_jpeg_is_refused_wherever_it_ends() {
 }
 
 #[test]
+fn an_unknown_marker_after_the_rows_is_an_error() {
+    let mut whole = jpeg(ColorSpace::JCS_RGB, 3, false);
+    let end = whole.len() - 1;
+    whole[end] = 0x05;
+    assert!(message(&whole).contains("damaged"), "{}", message(&whole));
+}
+
+#[test]
 fn a_damaged_jpeg_never_panics() {
     let whole = jpeg(ColorSpace::JCS_RGB, 3, false);
     for at in 2..whole.len() {
