@@ -12,7 +12,9 @@ pub struct BalancedPositiveNegativeSampler {
 /// The samples drawn for one image: indices into its labels, int64, ascending.
 #[derive(Debug)]
 pub struct Sampled {
+    /// The chosen positives, `[P]`.
     pub positive: Tensor,
+    /// The chosen negatives, `[N]`.
     pub negative: Tensor,
 }
 
@@ -24,6 +26,7 @@ impl Sampled {
 }
 
 impl BalancedPositiveNegativeSampler {
+    /// A sampler with these limits; what positives leave free goes to negatives.
     pub fn new(batch_size_per_image: i64, positive_fraction: f64) -> Self {
         Self { batch_size_per_image, positive_fraction }
     }

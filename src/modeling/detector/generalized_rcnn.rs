@@ -35,10 +35,12 @@ impl GeneralizedRcnn {
         Ok(Self { backbone, rpn, roi_heads })
     }
 
+    /// The part that makes feature maps.
     pub fn backbone(&self) -> &dyn Backbone {
         self.backbone.as_ref()
     }
 
+    /// The part that makes proposals, or RetinaNet.
     pub fn rpn(&self) -> &ProposalNetwork {
         &self.rpn
     }

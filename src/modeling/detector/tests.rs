@@ -41,6 +41,15 @@ const RETINANET: &str = "MODEL.RETINANET_ON True MODEL.RPN_ONLY True MODEL.RETIN
 fn kinds() -> Vec<(&'static str, Vec<&'static str>)> {
     vec![
         ("fpn mask and keypoints", vec![FPN, FPN_MASK, FPN_KEYPOINT]),
+        ("c4 with shared keypoints", vec![C4, "MODEL.KEYPOINT_ON True MODEL.ROI_KEYPOINT_HEAD.RESOLUTION 28"]),
+        (
+            "res2net c4 with its own conv5 head",
+            vec![
+                C4,
+                "MODEL.MASK_ON True MODEL.BACKBONE.CONV_BODY R2-50-C4 \
+             MODEL.RESNETS.TRANS_FUNC Bottle2neckWithFixedBatchNorm",
+            ],
+        ),
         ("c4 with shared masks", vec![C4, "MODEL.MASK_ON True"]),
         (
             "xconv1fc with group norm",

@@ -70,8 +70,11 @@ pub(crate) fn check_map_side(
 
 /// The box head, and the mask and keypoint heads that are on.
 pub struct CombinedRoiHeads {
+    /// Classes and boxes.
     pub r#box: RoiBoxHead,
+    /// Masks, with `MODEL.MASK_ON`.
     pub mask: Option<RoiMaskHead>,
+    /// Keypoints, with `MODEL.KEYPOINT_ON`.
     pub keypoint: Option<RoiKeypointHead>,
 }
 

@@ -18,8 +18,11 @@ pub struct RpnPostProcessor {
     pub post_nms_top_n: i64,
     /// Boxes kept over all levels: per image, or per batch (see `per_batch`).
     pub fpn_post_nms_top_n: i64,
+    /// The IoU from which a box suppresses another of its level.
     pub nms_thresh: f64,
+    /// Boxes with a shorter side, in pixels, are dropped.
     pub min_size: i64,
+    /// How box offsets are decoded.
     pub box_coder: BoxCoder,
     /// The limit over all levels counts the boxes of the whole batch, as in Detectron; the order of the boxes is kept
     /// then, otherwise they are sorted by objectness.

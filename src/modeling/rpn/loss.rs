@@ -32,6 +32,7 @@ pub struct RpnLossComputation {
 }
 
 impl RpnLossComputation {
+    /// The losses by these rules; see [`make_rpn_loss_evaluator`].
     pub fn new(matcher: Matcher, sampler: BalancedPositiveNegativeSampler, box_coder: BoxCoder) -> Self {
         Self { matcher, sampler, box_coder }
     }

@@ -97,14 +97,17 @@ impl RpnModule {
         })
     }
 
+    /// The anchors.
     pub fn anchor_generator(&self) -> &AnchorGenerator {
         &self.anchor_generator
     }
 
+    /// The convolutions.
     pub fn head(&self) -> &dyn RpnHead {
         self.head.as_ref()
     }
 
+    /// Sampling and losses.
     pub fn loss_evaluator(&self) -> &RpnLossComputation {
         &self.loss_evaluator
     }
@@ -150,7 +153,9 @@ impl RpnModule {
 
 /// What stands between backbone and heads: a region proposal network, or RetinaNet, whose boxes are the detections.
 pub enum ProposalNetwork {
+    /// Class-agnostic proposals for the heads.
     Rpn(RpnModule),
+    /// Detections without further heads.
     RetinaNet(RetinaNetModule),
 }
 

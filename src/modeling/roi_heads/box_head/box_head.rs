@@ -38,10 +38,12 @@ impl RoiBoxHead {
         &self.feature_extractor
     }
 
+    /// Sampling and losses.
     pub fn loss_evaluator(&self) -> &FastRcnnLossComputation {
         &self.loss_evaluator
     }
 
+    /// What makes detections of the predictions.
     pub fn post_processor(&self) -> &PostProcessor {
         &self.post_processor
     }

@@ -13,11 +13,15 @@ use super::loss::make_roi_box_coder;
 /// Decodes boxes, drops low scores, applies NMS per class and limits the number of detections per image.
 #[derive(Clone, Debug)]
 pub struct PostProcessor {
+    /// Scores must be above it.
     pub score_thresh: f64,
+    /// The IoU from which a box suppresses another of its class.
     pub nms: f64,
     /// Detections per image; 0: no limit.
     pub detections_per_img: i64,
+    /// How box offsets are decoded.
     pub box_coder: BoxCoder,
+    /// Whether one box serves all classes.
     pub cls_agnostic_bbox_reg: bool,
 }
 

@@ -25,6 +25,7 @@ pub struct RoiKeypointHead {
 }
 
 impl RoiKeypointHead {
+    /// Sampling, targets and loss.
     pub fn loss_evaluator(&self) -> &KeypointRcnnLossComputation {
         &self.loss_evaluator
     }

@@ -14,6 +14,7 @@ pub struct MaskPostProcessor {
 }
 
 impl MaskPostProcessor {
+    /// With a masker, masks are pasted into the image.
     pub fn new(masker: Option<Masker>) -> Self {
         Self { masker }
     }

@@ -44,6 +44,7 @@ pub fn keep_only_positive_boxes(proposals: &[BoxList]) -> Result<(Vec<BoxList>, 
 }
 
 impl RoiMaskHead {
+    /// Targets and loss.
     pub fn loss_evaluator(&self) -> &MaskRcnnLossComputation {
         &self.loss_evaluator
     }

@@ -12,12 +12,17 @@ use crate::structures::{boxlist_nms, cat_boxlist, BoxList, ImageList, Mode};
 /// Selects detections: per level the best candidates above a score, over all levels NMS per class and a limit.
 #[derive(Clone, Debug)]
 pub struct RetinaNetPostProcessor {
+    /// Scores must be above it (`INFERENCE_TH`).
     pub pre_nms_thresh: f64,
+    /// Candidates kept per level and image before NMS.
     pub pre_nms_top_n: i64,
+    /// The IoU from which a box suppresses another of its class.
     pub nms_thresh: f64,
     /// Detections per image; 0: no limit.
     pub fpn_post_nms_top_n: i64,
+    /// The number of classes, background included.
     pub num_classes: i64,
+    /// How box offsets are decoded.
     pub box_coder: BoxCoder,
 }
 

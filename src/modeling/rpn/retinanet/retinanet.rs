@@ -81,6 +81,7 @@ pub struct RetinaNetModule {
 }
 
 impl RetinaNetModule {
+    /// The convolutions.
     pub fn head(&self) -> &RetinaNetHead {
         &self.head
     }
