@@ -81,6 +81,21 @@ pub fn stage_names(conv_body: &str) -> Result<[&'static str; 4]> {
     })
 }
 
+/// The body whose third stage has as many blocks as the file's blobs.
+///
+/// # Errors
+/// A file whose blobs show no such body.
+pub fn body_of(file: &Value) -> Result<String> {
+    let all = file.as_dict().context("the pickle holds no dictionary of blobs")?;
+    let blobs = all.get("blobs").map_or(Some(all), Value::as_dict).context("`blobs` is no dictionary")?;
+    let block =
+        |(key, _): &(Value, Value)| key.as_str()?.strip_prefix("res4_")?.split('_').next()?.parse::<usize>().ok();
+    let last = blobs.entries.iter().filter_map(block).max();
+    let fits = |stages: &[&str; 4]| last.is_some_and(|last| stages[2] == format!("3.{last}"));
+    let found = STAGES.iter().find(|(_, stages)| fits(stages)).map(|(name, _)| name.to_string());
+    found.context("the blobs are not those of R-50, R-101 or R-152: name the body")
+}
+
 /// The module name of one blob.
 pub fn rename_blob(blob: &str, stages: &[&str; 4]) -> String {
     // X-101 calls its classifier `pred`, which would later look like a box predictor.

@@ -2,11 +2,12 @@
 //!
 //! - [`pickle`]: files as plain data, free of tensors
 //! - [`model_serialization`]: which entry of a file fills which entry of a model
-//! - [`c2_model_loading`]: the names of Caffe2 and Detectron
+//! - [`c2_model_loading`], [`c2_model_saving`]: the names of Caffe2 and Detectron
 //! - [`model_zoo`]: weights by address, downloaded once
 //! - [`checkpointer`]: `last_checkpoint`, `model_0002500.pth`
 
 pub mod c2_model_loading;
+pub mod c2_model_saving;
 pub mod checkpointer;
 mod hints;
 pub mod model_serialization;

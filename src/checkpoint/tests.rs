@@ -193,3 +193,52 @@ fn element_types_are_converted() {
         assert!(parameters.get("backbone.w").unwrap().equal(&values), "{kind:?}");
     }
 }
+
+#[test]
+fn caffe2_files_go_there_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let names: [(&str, &[i64]); 10] = [
+        ("backbone.body.stem.conv1.weight", &[4, 3, 7, 7]),
+        ("backbone.body.stem.bn1.weight", &[4]),
+        ("backbone.body.stem.bn1.bias", &[4]),
+        ("backbone.body.stem.bn1.running_mean", &[4]),
+        ("backbone.body.stem.bn1.running_var", &[4]),
+        ("backbone.body.layer3.5.conv2.weight", &[2, 2, 3, 3]),
+        ("backbone.fpn.fpn_inner4.bias", &[3]),
+        ("rpn.head.cls_logits.weight", &[3, 2, 1, 1]),
+        ("roi_heads.mask.feature_extractor.mask_fcn2.weight", &[2, 2]),
+        ("rpn.anchor_generator.cell_anchors.0", &[3, 4]),
+    ];
+    let state: StateDict = names
+        .iter()
+        .enumerate()
+        .map(|(i, (name, shape))| {
+            let values = Tensor::full(*shape, i as f64 + 2.0, (Kind::Float, Device::Cpu));
+            (name.to_string(), TensorData::try_from(&values).unwrap())
+        })
+        .collect();
+    let path = folder.path().join("model.pkl");
+    pickle::write_pickle(&path, &c2_model_saving::to_c2(&state, "R-50-FPN").unwrap()).unwrap();
+    let file = read_file(&path).unwrap();
+    assert_eq!(c2_model_loading::body_of(&file).unwrap(), "R-50");
+    let blobs = file.as_dict().unwrap().get("blobs").unwrap().as_dict().unwrap();
+    for blob in ["conv1_w", "res_conv1_bn_s", "res4_5_branch2b_w", "fpn_inner_res5_2_sum_b", "_[mask]_fcn2_w"] {
+        assert!(blobs.get(blob).is_some(), "{blob}");
+    }
+    assert!(blobs.get("rpn_cls_logits_fpn2_w").is_some());
+    let back = c2_model_loading::from_c2(&file, "R-50-FPN", &[]).unwrap();
+    assert_eq!(back.len(), 7, "statistics are worked in, anchors are left out");
+    for (name, data) in &back {
+        let (_, original) = state.iter().find(|(full, _)| full.ends_with(name)).unwrap();
+        let values = to_tensor(data).unwrap();
+        let want = match name.as_str() {
+            // weight 3, bias 4, mean 5, variance 6
+            "bn1.weight" => Tensor::full([4], 3.0 / 6f64.sqrt(), (Kind::Float, Device::Cpu)),
+            "bn1.bias" => Tensor::full([4], 4.0 - 5.0 * 3.0 / 6f64.sqrt(), (Kind::Float, Device::Cpu)),
+            _ => to_tensor(original).unwrap(),
+        };
+        assert!(values.allclose(&want, 1e-6, 1e-6, false), "{name}");
+    }
+    let splits = vec![("layer1.0.convs.0.weight".to_string(), state[0].1.clone())];
+    assert!(c2_model_saving::to_c2(&splits, "R2-50-FPN").unwrap_err().to_string().contains("convs.0"));
+}

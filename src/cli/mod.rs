@@ -4,6 +4,7 @@
 //! sees.
 
 mod args;
+mod convert_weights;
 mod demo;
 mod make_shapes;
 mod registries;
@@ -15,6 +16,7 @@ use std::sync::Once;
 use anyhow::Result;
 
 pub use args::{parse, ConfigArgs};
+pub use convert_weights::convert_weights;
 pub use demo::demo;
 pub use make_shapes::make_shapes;
 pub use registries::Registries;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 
 type Source = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
@@ -38,12 +38,11 @@ impl Buffer {
 
     /// The bytes whose values are the code points of this UTF-8 text.
     pub(super) fn latin1(self) -> Result<Buffer> {
-        let text = std::str::from_utf8(self.raw()).context("text that should hold bytes is not UTF-8")?;
-        let mut count = 0;
-        for c in text.chars() {
-            u8::try_from(c).ok().with_context(|| format!("text that should hold bytes holds {c:?}"))?;
-            count += 1;
-        }
+        let text = self.raw();
+        std::str::from_utf8(text).context("text that should hold bytes is not UTF-8")?;
+        // Code points up to U+00FF begin with these bytes; every code point has one byte that does not continue another.
+        ensure!(text.iter().all(|byte| *byte <= 0xc3), "text that should hold bytes holds other characters");
+        let count = text.iter().filter(|byte| **byte & 0xc0 != 0x80).count();
         Ok(Buffer { latin1: Some(count), ..self })
     }
 

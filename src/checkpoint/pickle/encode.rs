@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 
 use super::buffer::Buffer;
 use super::opcodes as op;
-use super::value::{Dict, Object, TensorData, Value};
+use super::value::{Dict, Dtype, Object, TensorData, Value};
 
 /// A pickle and the storages that it refers to, by their place in the list.
 pub(super) struct Encoded {
@@ -19,15 +19,35 @@ pub(super) struct Encoded {
 /// # Errors
 /// Strings over 4 GB, values nested absurdly deep.
 pub(super) fn encode(value: &Value) -> Result<Encoded> {
-    let mut encoder =
-        Encoder { out: vec![op::PROTO, 2], storages: Vec::new(), known: HashMap::new(), memo: HashMap::new() };
+    encode_as(value, Tensors::Torch)
+}
+
+/// Writes a value whose tensors become numpy arrays inside the pickle, in the form of Python 2 and Caffe2, which every
+/// Python reads with `encoding="latin1"`.
+///
+/// # Errors
+/// As [`encode`]; also bfloat16, which numpy does not have, and arrays over 2 GB.
+pub(super) fn encode_arrays(value: &Value) -> Result<Vec<u8>> {
+    Ok(encode_as(value, Tensors::Numpy)?.pickle)
+}
+
+fn encode_as(value: &Value, tensors: Tensors) -> Result<Encoded> {
+    let out = vec![op::PROTO, 2];
+    let mut encoder = Encoder { out, tensors, storages: Vec::new(), known: HashMap::new(), memo: HashMap::new() };
     encoder.value(value)?;
     encoder.out.push(op::STOP);
     Ok(Encoded { pickle: encoder.out, storages: encoder.storages })
 }
 
+/// What tensors become.
+enum Tensors {
+    Torch,
+    Numpy,
+}
+
 struct Encoder {
     out: Vec<u8>,
+    tensors: Tensors,
     storages: Vec<Buffer>,
     known: HashMap<(usize, usize, usize), usize>,
     /// Strings and globals already written, which are long and many: they are referred to by number.
@@ -52,7 +72,10 @@ impl Encoder {
             }
             Value::Tuple(items) => self.tuple(items)?,
             Value::Dict(dict) => self.dict(dict)?,
-            Value::Tensor(tensor) => self.tensor(tensor)?,
+            Value::Tensor(tensor) => match self.tensors {
+                Tensors::Torch => self.tensor(tensor)?,
+                Tensors::Numpy => self.array(tensor)?,
+            },
             Value::Object(object) => self.object(object)?,
         }
         Ok(())
@@ -154,6 +177,54 @@ impl Encoder {
         self.out.push(op::NEWFALSE);
         self.global("collections", "OrderedDict")?;
         self.out.extend([op::EMPTY_TUPLE, op::REDUCE, op::TUPLE, op::REDUCE]);
+        Ok(())
+    }
+
+    /// `_reconstruct(ndarray, (0,), "b")`, then its state: (version, shape, dtype, Fortran order, data).
+    fn array(&mut self, tensor: &TensorData) -> Result<()> {
+        let code = match tensor.dtype() {
+            Dtype::Float16 => "f2",
+            Dtype::Float32 => "f4",
+            Dtype::Float64 => "f8",
+            Dtype::UInt8 => "u1",
+            Dtype::Int8 => "i1",
+            Dtype::Int16 => "i2",
+            Dtype::Int32 => "i4",
+            Dtype::Int64 => "i8",
+            Dtype::Bool => "b1",
+            Dtype::BFloat16 => bail!("numpy has no bfloat16"),
+        };
+        let order = if tensor.dtype().size() == 1 { "|" } else { "<" };
+        self.global("numpy.core.multiarray", "_reconstruct")?;
+        self.global("numpy", "ndarray")?;
+        self.tuple(&[Value::Int(0)])?;
+        self.byte_string(b"b")?;
+        self.out.extend([op::TUPLE3, op::REDUCE, op::MARK]);
+        self.int(1);
+        self.tuple(&tensor.shape().iter().map(|d| Value::Int(*d)).collect::<Vec<_>>())?;
+        self.global("numpy", "dtype")?;
+        self.byte_string(code.as_bytes())?;
+        self.int(0);
+        self.int(1);
+        self.out.extend([op::TUPLE3, op::REDUCE, op::MARK]);
+        self.int(3);
+        self.byte_string(order.as_bytes())?;
+        self.out.extend([op::NONE; 3]);
+        self.int(-1);
+        self.int(-1);
+        self.int(0);
+        self.out.extend([op::TUPLE, op::BUILD, op::NEWFALSE]);
+        self.byte_string(&tensor.bytes()?)?;
+        self.out.extend([op::TUPLE, op::BUILD]);
+        Ok(())
+    }
+
+    /// A `str` of Python 2.
+    fn byte_string(&mut self, bytes: &[u8]) -> Result<()> {
+        let len = i32::try_from(bytes.len()).context("an array over 2 GB")?;
+        self.out.push(op::BINSTRING);
+        self.out.extend(len.to_le_bytes());
+        self.out.extend(bytes);
         Ok(())
     }
 

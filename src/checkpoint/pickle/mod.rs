@@ -23,7 +23,7 @@ mod write;
 
 pub use buffer::Buffer;
 pub use value::{Dict, Dtype, Object, TensorData, Value};
-pub use write::{atomically, write_file, write_safetensors};
+pub use write::{atomically, write_file, write_pickle, write_safetensors};
 
 use anyhow::{ensure, Context, Result};
 

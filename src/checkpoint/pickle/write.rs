@@ -11,7 +11,7 @@ use safetensors::Dtype as Stored;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-use super::encode::encode;
+use super::encode::{encode, encode_arrays};
 use super::value::{Dtype, TensorData, Value};
 
 /// torch aligns storages to this, so that they can be memory-mapped.
@@ -44,6 +44,12 @@ pub fn write_file(path: &Path, value: &Value) -> Result<()> {
         zip.finish()?.flush()?;
         Ok(())
     })
+}
+
+/// Writes `value` as one pickle with numpy arrays, as Caffe2 and Detectron do, as atomically.
+pub fn write_pickle(path: &Path, value: &Value) -> Result<()> {
+    let pickle = encode_arrays(value)?;
+    atomically(path, |mut file, _| Ok(file.write_all(&pickle)?))
 }
 
 /// Writes named tensors as a safetensors file, as atomically.
