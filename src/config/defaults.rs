@@ -14,15 +14,25 @@ pub use model::*;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct Config {
+    /// Log what mixed precision does.
     pub amp_verbose: bool,
+    /// How data are loaded.
     pub dataloader: DataLoaderConfig,
+    /// What is trained and tested on.
     pub datasets: DatasetsConfig,
+    /// Precision of training: `float32` or `float16`.
     pub dtype: String,
+    /// What happens to images before the network.
     pub input: InputConfig,
+    /// The network.
     pub model: ModelConfig,
+    /// Where logs, checkpoints and results go.
     pub output_dir: String,
+    /// Where the names of data sets are looked up; see [`paths_catalog`](crate::config::paths_catalog).
     pub paths_catalog: String,
+    /// The optimizer and its schedule.
     pub solver: SolverConfig,
+    /// Testing.
     pub test: TestConfig,
 }
 
@@ -47,8 +57,11 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct DataLoaderConfig {
+    /// Batch upright images with upright ones and wide with wide ones.
     pub aspect_ratio_grouping: bool,
+    /// Threads that load images.
     pub num_workers: i64,
+    /// Batches are padded to a multiple of it in height and width; 0 for no such padding.
     pub size_divisibility: i64,
 }
 
@@ -62,7 +75,9 @@ impl Default for DataLoaderConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct DatasetsConfig {
+    /// Names of the data sets to test on, one after the other.
     pub test: Tuple<String>,
+    /// Names of the data sets to train on, together.
     pub train: Tuple<String>,
 }
 
@@ -76,18 +91,31 @@ impl Default for DatasetsConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct InputConfig {
+    /// Largest change of brightness in training, as a factor around 1.
     pub brightness: f64,
+    /// Largest change of contrast in training.
     pub contrast: f64,
+    /// Probability of a left-right flip in training.
     pub horizontal_flip_prob_train: f64,
+    /// Largest change of hue in training, in turns of the colour circle.
     pub hue: f64,
+    /// Limit of the longer side in testing, in pixels.
     pub max_size_test: i64,
+    /// Limit of the longer side in training, in pixels.
     pub max_size_train: i64,
+    /// Shorter side in testing, in pixels.
     pub min_size_test: i64,
+    /// Shorter sides to draw from in training, in pixels.
     pub min_size_train: Tuple<i64>,
+    /// Mean of each channel, in the network's order and range.
     pub pixel_mean: Vec<f64>,
+    /// Standard deviation of each channel.
     pub pixel_std: Vec<f64>,
+    /// Largest change of saturation in training.
     pub saturation: f64,
+    /// The network takes blue, green, red from 0 to 255 (Caffe2's models) instead of red, green, blue from 0 to 1.
     pub to_bgr255: bool,
+    /// Probability of a top-bottom flip in training.
     pub vertical_flip_prob_train: f64,
 }
 
@@ -115,19 +143,33 @@ impl Default for InputConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct SolverConfig {
+    /// Learning rate after the warm-up.
     pub base_lr: f64,
+    /// Factor of the rate of biases.
     pub bias_lr_factor: i64,
+    /// Iterations between checkpoints.
     pub checkpoint_period: i64,
+    /// Factor of the rate at every step.
     pub gamma: f64,
+    /// Images a batch, of all processes together.
     pub ims_per_batch: i64,
+    /// Number of iterations.
     pub max_iter: i64,
+    /// Momentum.
     pub momentum: f64,
+    /// Iterations at which the rate falls.
     pub steps: Tuple<i64>,
+    /// Iterations between validations in training; 0 for none.
     pub test_period: i64,
+    /// Share of the rate that the warm-up starts from.
     pub warmup_factor: f64,
+    /// Iterations of the warm-up.
     pub warmup_iters: i64,
+    /// `linear` or `constant`.
     pub warmup_method: String,
+    /// Weight decay.
     pub weight_decay: f64,
+    /// Weight decay of biases.
     pub weight_decay_bias: i64,
 }
 
@@ -156,10 +198,15 @@ impl Default for SolverConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct TestConfig {
+    /// Test-time augmentation.
     pub bbox_aug: BboxAugConfig,
+    /// Detections that RetinaNet keeps an image.
     pub detections_per_img: i64,
+    /// Results that are checked after testing.
     pub expected_results: Vec<ExpectedResult>,
+    /// Standard deviations that a result may lie off.
     pub expected_results_sigma_tol: i64,
+    /// Images a batch, of all processes together.
     pub ims_per_batch: i64,
 }
 
@@ -179,10 +226,15 @@ impl Default for TestConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct BboxAugConfig {
+    /// Test every image at several sizes and mirrored.
     pub enabled: bool,
+    /// Also mirrored, at the usual size.
     pub h_flip: bool,
+    /// Limit of the longer side, in pixels.
     pub max_size: i64,
+    /// Further shorter sides, in pixels.
     pub scales: Tuple<i64>,
+    /// Also mirrored, at the further sizes.
     pub scale_h_flip: bool,
 }
 

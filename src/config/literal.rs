@@ -13,7 +13,12 @@ const MAX_DEPTH: usize = 200;
 pub enum LiteralError {
     /// The text is not a Python literal: yacs keeps it as a string.
     #[error("not a Python literal: {what} at character {at}")]
-    NotALiteral { what: &'static str, at: usize },
+    NotALiteral {
+        /// What stands in the way.
+        what: &'static str,
+        /// After how many characters.
+        at: usize,
+    },
     /// A key of a dict or an item of a set that Python cannot hash.
     #[error("unhashable type: '{0}'")]
     Unhashable(&'static str),

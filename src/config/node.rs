@@ -27,7 +27,9 @@ pub struct CfgNode {
 /// What a key of a section holds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Node {
+    /// Further keys.
     Section(CfgNode),
+    /// A value.
     Leaf(Value),
 }
 

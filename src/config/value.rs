@@ -6,19 +6,31 @@ use std::fmt;
 /// literal or a YAML scalar of such a type can be named when it is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
+    /// `None`, YAML's `null`.
     None,
+    /// `True` or `False`.
     Bool(bool),
+    /// An integer; Python's larger ones are refused.
     Int(i64),
+    /// A float.
     Float(f64),
+    /// Text.
     Str(String),
+    /// A list, YAML's sequence.
     List(Vec<Value>),
+    /// A tuple.
     Tuple(Vec<Value>),
+    /// A dict, YAML's mapping: keys in the order of their first appearance.
     Dict(Vec<(Value, Value)>),
+    /// A set, without repetitions.
     Set(Vec<Value>),
+    /// Bytes.
     Bytes(Vec<u8>),
+    /// Real and imaginary part.
     Complex(f64, f64),
     /// A YAML date or time, as written.
     Timestamp(String),
+    /// `...`
     Ellipsis,
 }
 

@@ -1,31 +1,57 @@
-//! The `MODEL` section.
+//! The `MODEL` section, with the backbone.
+
+mod roi_heads;
+mod rpn;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Tuple;
 
+pub use roi_heads::*;
+pub use rpn::*;
+
 /// The `MODEL` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct ModelConfig {
+    /// The backbone.
     pub backbone: BackboneConfig,
+    /// One box for all classes instead of one a class.
     pub cls_agnostic_bbox_reg: bool,
+    /// `cpu`, `cuda` or `cuda:N`.
     pub device: String,
+    /// FBNet.
     pub fbnet: FbNetConfig,
+    /// The feature pyramid.
     pub fpn: FpnConfig,
+    /// Group norm, wherever it is used.
     pub group_norm: GroupNormConfig,
+    /// Detect keypoints.
     pub keypoint_on: bool,
+    /// Detect masks.
     pub mask_on: bool,
+    /// The detector's name.
     pub meta_architecture: String,
+    /// ResNet, ResNeXt and Res2Net, as backbone and as head.
     pub resnets: ResNetsConfig,
+    /// RetinaNet.
     pub retinanet: RetinaNetConfig,
+    /// RetinaNet instead of RPN and heads.
     pub retinanet_on: bool,
+    /// The head for boxes and classes.
     pub roi_box_head: RoiBoxHeadConfig,
+    /// What concerns all heads.
     pub roi_heads: RoiHeadsConfig,
+    /// The head for keypoints.
     pub roi_keypoint_head: RoiKeypointHeadConfig,
+    /// The head for masks.
     pub roi_mask_head: RoiMaskHeadConfig,
+    /// The region proposal network.
     pub rpn: RpnConfig,
+    /// Proposals alone, no heads.
     pub rpn_only: bool,
+    /// Weights to start from: a file, an address, or `catalog://NAME`
+    /// ([`ModelCatalog`](crate::config::model_catalog::ModelCatalog)). Empty for none.
     pub weight: String,
 }
 
@@ -59,8 +85,11 @@ impl Default for ModelConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct BackboneConfig {
+    /// The backbone's name in the registry.
     pub conv_body: String,
+    /// Stages that are not trained: the stem and those before this number; 0 trains everything.
     pub freeze_conv_body_at: i64,
+    /// Group norm in Res2Net (the Res2Net fork only).
     pub use_gn: bool,
 }
 
@@ -74,23 +103,41 @@ impl Default for BackboneConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct FbNetConfig {
+    /// Name of the architecture.
     pub arch: String,
+    /// An architecture as JSON, in place of a named one.
     pub arch_def: String,
+    /// Norm of the blocks: `bn`, `gn` or `af`.
     pub bn_type: String,
+    /// Blocks of the box head, as indices into the architecture; empty for its own.
     pub det_head_blocks: Vec<i64>,
+    /// Scale of the box head's last width; 0 leaves the last block out, below 0 keeps its width.
     pub det_head_last_scale: f64,
+    /// Stride of the box head; 0 for its own.
     pub det_head_stride: i64,
+    /// No norm after depthwise convolutions.
     pub dw_conv_skip_bn: bool,
+    /// No ReLU after depthwise convolutions.
     pub dw_conv_skip_relu: bool,
+    /// As `det_head_blocks`, for keypoints.
     pub kpts_head_blocks: Vec<i64>,
+    /// As `det_head_last_scale`, for keypoints.
     pub kpts_head_last_scale: f64,
+    /// As `det_head_stride`, for keypoints.
     pub kpts_head_stride: i64,
+    /// As `det_head_blocks`, for masks.
     pub mask_head_blocks: Vec<i64>,
+    /// As `det_head_last_scale`, for masks.
     pub mask_head_last_scale: f64,
+    /// As `det_head_stride`, for masks.
     pub mask_head_stride: i64,
+    /// Norm of the RPN's blocks; empty for the backbone's.
     pub rpn_bn_type: String,
+    /// Number of blocks in the RPN; 0 for all.
     pub rpn_head_blocks: i64,
+    /// Factor of all widths.
     pub scale_factor: f64,
+    /// Widths are multiples of it.
     pub width_divisor: i64,
 }
 
@@ -123,7 +170,9 @@ impl Default for FbNetConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct FpnConfig {
+    /// Group norm after the pyramid's convolutions.
     pub use_gn: bool,
+    /// ReLU after the pyramid's convolutions.
     pub use_relu: bool,
 }
 
@@ -131,8 +180,11 @@ pub struct FpnConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct GroupNormConfig {
+    /// Channels a group; -1 where the number of groups is given.
     pub dim_per_gp: i64,
+    /// Added to the variance.
     pub epsilon: f64,
+    /// Number of groups; -1 where their width is given.
     pub num_groups: i64,
 }
 
@@ -146,18 +198,31 @@ impl Default for GroupNormConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct ResNetsConfig {
+    /// Channels of the backbone's output, with a pyramid those of its levels.
     pub backbone_out_channels: i64,
+    /// Groups of offsets in deformable convolutions.
     pub deformable_groups: i64,
+    /// Groups of the 3×3 convolutions; more than 1 makes it a ResNeXt.
     pub num_groups: i64,
+    /// Channels of the first stage's output; every further stage doubles them.
     pub res2_out_channels: i64,
+    /// Dilation of the last stage.
     pub res5_dilation: i64,
+    /// Parts that a Res2Net block splits its channels into (the Res2Net fork only).
     pub scale: i64,
+    /// Which of the four stages have deformable convolutions.
     pub stage_with_dcn: Tuple<bool>,
+    /// The stem's name.
     pub stem_func: String,
+    /// Channels of the stem's output.
     pub stem_out_channels: i64,
+    /// The stride is in a block's first 1×1 convolution (the original ResNet) instead of its 3×3 one.
     pub stride_in_1x1: bool,
+    /// The block's name.
     pub trans_func: String,
+    /// Channels of each group, in Res2Net of each part.
     pub width_per_group: i64,
+    /// Deformable convolutions have a mask (version 2).
     pub with_modulated_dcn: bool,
 }
 
@@ -177,246 +242,6 @@ impl Default for ResNetsConfig {
             trans_func: "BottleneckWithFixedBatchNorm".into(),
             width_per_group: 64,
             with_modulated_dcn: false,
-        }
-    }
-}
-
-/// The `MODEL.RETINANET` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
-pub struct RetinaNetConfig {
-    pub anchor_sizes: Tuple<i64>,
-    pub anchor_strides: Tuple<i64>,
-    pub aspect_ratios: Tuple<f64>,
-    pub bbox_reg_beta: f64,
-    pub bbox_reg_weight: f64,
-    pub bg_iou_threshold: f64,
-    pub fg_iou_threshold: f64,
-    pub inference_th: f64,
-    pub loss_alpha: f64,
-    pub loss_gamma: f64,
-    pub nms_th: f64,
-    pub num_classes: i64,
-    pub num_convs: i64,
-    pub octave: f64,
-    pub pre_nms_top_n: i64,
-    pub prior_prob: f64,
-    pub scales_per_octave: i64,
-    pub straddle_thresh: i64,
-    pub use_c5: bool,
-}
-
-impl Default for RetinaNetConfig {
-    fn default() -> Self {
-        Self {
-            anchor_sizes: Tuple(vec![32, 64, 128, 256, 512]),
-            anchor_strides: Tuple(vec![8, 16, 32, 64, 128]),
-            aspect_ratios: Tuple(vec![0.5, 1.0, 2.0]),
-            bbox_reg_beta: 0.11,
-            bbox_reg_weight: 4.0,
-            bg_iou_threshold: 0.4,
-            fg_iou_threshold: 0.5,
-            inference_th: 0.05,
-            loss_alpha: 0.25,
-            loss_gamma: 2.0,
-            nms_th: 0.4,
-            num_classes: 81,
-            num_convs: 4,
-            octave: 2.0,
-            pre_nms_top_n: 1000,
-            prior_prob: 0.01,
-            scales_per_octave: 3,
-            straddle_thresh: 0,
-            use_c5: true,
-        }
-    }
-}
-
-/// The `MODEL.ROI_BOX_HEAD` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
-pub struct RoiBoxHeadConfig {
-    pub conv_head_dim: i64,
-    pub dilation: i64,
-    pub feature_extractor: String,
-    pub mlp_head_dim: i64,
-    pub num_classes: i64,
-    pub num_stacked_convs: i64,
-    pub pooler_resolution: i64,
-    pub pooler_sampling_ratio: i64,
-    pub pooler_scales: Tuple<f64>,
-    pub predictor: String,
-    pub use_gn: bool,
-}
-
-impl Default for RoiBoxHeadConfig {
-    fn default() -> Self {
-        Self {
-            conv_head_dim: 256,
-            dilation: 1,
-            feature_extractor: "ResNet50Conv5ROIFeatureExtractor".into(),
-            mlp_head_dim: 1024,
-            num_classes: 81,
-            num_stacked_convs: 4,
-            pooler_resolution: 14,
-            pooler_sampling_ratio: 0,
-            pooler_scales: Tuple(vec![0.0625]),
-            predictor: "FastRCNNPredictor".into(),
-            use_gn: false,
-        }
-    }
-}
-
-/// The `MODEL.ROI_HEADS` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
-pub struct RoiHeadsConfig {
-    pub batch_size_per_image: i64,
-    pub bbox_reg_weights: Tuple<f64>,
-    pub bg_iou_threshold: f64,
-    pub detections_per_img: i64,
-    pub fg_iou_threshold: f64,
-    pub nms: f64,
-    pub positive_fraction: f64,
-    pub score_thresh: f64,
-    pub use_fpn: bool,
-}
-
-impl Default for RoiHeadsConfig {
-    fn default() -> Self {
-        Self {
-            batch_size_per_image: 512,
-            bbox_reg_weights: Tuple(vec![10.0, 10.0, 5.0, 5.0]),
-            bg_iou_threshold: 0.5,
-            detections_per_img: 100,
-            fg_iou_threshold: 0.5,
-            nms: 0.5,
-            positive_fraction: 0.25,
-            score_thresh: 0.05,
-            use_fpn: false,
-        }
-    }
-}
-
-/// The `MODEL.ROI_KEYPOINT_HEAD` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
-pub struct RoiKeypointHeadConfig {
-    pub conv_layers: Tuple<i64>,
-    pub feature_extractor: String,
-    pub mlp_head_dim: i64,
-    pub num_classes: i64,
-    pub pooler_resolution: i64,
-    pub pooler_sampling_ratio: i64,
-    pub pooler_scales: Tuple<f64>,
-    pub predictor: String,
-    pub resolution: i64,
-    pub share_box_feature_extractor: bool,
-}
-
-impl Default for RoiKeypointHeadConfig {
-    fn default() -> Self {
-        Self {
-            conv_layers: Tuple(vec![512, 512, 512, 512, 512, 512, 512, 512]),
-            feature_extractor: "KeypointRCNNFeatureExtractor".into(),
-            mlp_head_dim: 1024,
-            num_classes: 17,
-            pooler_resolution: 14,
-            pooler_sampling_ratio: 0,
-            pooler_scales: Tuple(vec![0.0625]),
-            predictor: "KeypointRCNNPredictor".into(),
-            resolution: 14,
-            share_box_feature_extractor: true,
-        }
-    }
-}
-
-/// The `MODEL.ROI_MASK_HEAD` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
-pub struct RoiMaskHeadConfig {
-    pub conv_layers: Tuple<i64>,
-    pub dilation: i64,
-    pub feature_extractor: String,
-    pub mlp_head_dim: i64,
-    pub pooler_resolution: i64,
-    pub pooler_sampling_ratio: i64,
-    pub pooler_scales: Tuple<f64>,
-    pub postprocess_masks: bool,
-    pub postprocess_masks_threshold: f64,
-    pub predictor: String,
-    pub resolution: i64,
-    pub share_box_feature_extractor: bool,
-    pub use_gn: bool,
-}
-
-impl Default for RoiMaskHeadConfig {
-    fn default() -> Self {
-        Self {
-            conv_layers: Tuple(vec![256, 256, 256, 256]),
-            dilation: 1,
-            feature_extractor: "ResNet50Conv5ROIFeatureExtractor".into(),
-            mlp_head_dim: 1024,
-            pooler_resolution: 14,
-            pooler_sampling_ratio: 0,
-            pooler_scales: Tuple(vec![0.0625]),
-            postprocess_masks: false,
-            postprocess_masks_threshold: 0.5,
-            predictor: "MaskRCNNC4Predictor".into(),
-            resolution: 14,
-            share_box_feature_extractor: true,
-            use_gn: false,
-        }
-    }
-}
-
-/// The `MODEL.RPN` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
-pub struct RpnConfig {
-    pub anchor_sizes: Tuple<i64>,
-    pub anchor_stride: Tuple<i64>,
-    pub aspect_ratios: Tuple<f64>,
-    pub batch_size_per_image: i64,
-    pub bg_iou_threshold: f64,
-    pub fg_iou_threshold: f64,
-    pub fpn_post_nms_per_batch: bool,
-    pub fpn_post_nms_top_n_test: i64,
-    pub fpn_post_nms_top_n_train: i64,
-    pub min_size: i64,
-    pub nms_thresh: f64,
-    pub positive_fraction: f64,
-    pub post_nms_top_n_test: i64,
-    pub post_nms_top_n_train: i64,
-    pub pre_nms_top_n_test: i64,
-    pub pre_nms_top_n_train: i64,
-    pub rpn_head: String,
-    pub straddle_thresh: i64,
-    pub use_fpn: bool,
-}
-
-impl Default for RpnConfig {
-    fn default() -> Self {
-        Self {
-            anchor_sizes: Tuple(vec![32, 64, 128, 256, 512]),
-            anchor_stride: Tuple(vec![16]),
-            aspect_ratios: Tuple(vec![0.5, 1.0, 2.0]),
-            batch_size_per_image: 256,
-            bg_iou_threshold: 0.3,
-            fg_iou_threshold: 0.7,
-            fpn_post_nms_per_batch: true,
-            fpn_post_nms_top_n_test: 2000,
-            fpn_post_nms_top_n_train: 2000,
-            min_size: 0,
-            nms_thresh: 0.7,
-            positive_fraction: 0.5,
-            post_nms_top_n_test: 1000,
-            post_nms_top_n_train: 2000,
-            pre_nms_top_n_test: 6000,
-            pre_nms_top_n_train: 12000,
-            rpn_head: "SingleConvRPNHead".into(),
-            straddle_thresh: 0,
-            use_fpn: false,
         }
     }
 }
