@@ -1,13 +1,25 @@
 //! What the programs do, callable from a user's own `main`.
 //!
-//! Each program is one function `(args, &Registries) -> Result<()>`; [`exit_code`] turns its result into what the shell
-//! sees.
+//! Each program is one function; [`exit_code`] turns its result into what the shell sees. A `main` of one's own, with
+//! data sets or heads of one's own, is two lines:
+//!
+//! ```no_run
+//! use maskrcnn_benchmark::cli::{exit_code, train_net, Registries};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     let registries = Registries::default(); // and what is to be added to it
+//!     exit_code(|| train_net(std::env::args_os(), &registries))
+//! }
+//! ```
 
 mod args;
 mod convert_weights;
 mod demo;
 mod make_shapes;
 mod registries;
+mod setup;
+mod test_net;
+mod train_net;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -20,6 +32,8 @@ pub use convert_weights::convert_weights;
 pub use demo::demo;
 pub use make_shapes::make_shapes;
 pub use registries::Registries;
+pub use test_net::test_net;
+pub use train_net::train_net;
 
 /// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage).
 pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {

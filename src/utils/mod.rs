@@ -6,4 +6,5 @@ pub mod logger;
 pub mod metric_logger;
 pub mod miscellaneous;
 pub mod progress;
+pub mod termination;
 pub mod timer;

@@ -1,0 +1,104 @@
+//! What `train_net` and `test_net` do before they differ.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
+
+use anyhow::{ensure, Context, Result};
+use tch::Device;
+
+use super::{ConfigArgs, Registries};
+use crate::config::Config;
+use crate::data::LoaderOptions;
+use crate::engine::device::parse_device;
+use crate::engine::inference;
+use crate::ffi;
+use crate::layers::parameters::Parameters;
+use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
+use crate::utils::collect_env::collect_env_info;
+use crate::utils::comm::{get_rank, get_world_size, init_process_group};
+use crate::utils::logger::setup_logger;
+use crate::utils::miscellaneous::mkdir;
+
+/// Name of the programs' own log lines.
+pub(super) const TARGET: &str = "maskrcnn_benchmark";
+
+/// A program that has its configuration, its log and its seed.
+pub(super) struct Program {
+    pub(super) cfg: Config,
+    pub(super) device: Device,
+    pub(super) seed: u64,
+    /// True when the seed was given on the command line.
+    pub(super) seed_given: bool,
+    /// `OUTPUT_DIR`; `None` when it is empty.
+    pub(super) output_dir: Option<PathBuf>,
+}
+
+impl Program {
+    /// Reads the configuration, opens the log (in `OUTPUT_DIR` when `log_to_file`), draws a seed where none is given.
+    pub(super) fn start(args: &ConfigArgs, all_args: &dyn std::fmt::Debug, log_to_file: bool) -> Result<Self> {
+        init_process_group()?;
+        ffi::keep_freed_memory();
+        let cfg = Config::load(args.path(), &args.opts)?;
+        let device = parse_device(&cfg.model.device)?;
+        ensure!(
+            cfg.dtype == "float32",
+            "DTYPE is {:?}; only 'float32' is supported: leave the key out or add: DTYPE float32",
+            cfg.dtype
+        );
+        let output_dir = (!cfg.output_dir.is_empty()).then(|| PathBuf::from(&cfg.output_dir));
+        if let Some(dir) = &output_dir {
+            mkdir(dir).context("OUTPUT_DIR")?;
+        }
+        setup_logger(output_dir.as_deref().filter(|_| log_to_file), get_rank())?;
+        log::info!(target: TARGET, "Using {} processes", get_world_size());
+        log::info!(target: TARGET, "{all_args:?}");
+        log::info!(target: TARGET, "Collecting env info (might take some time)");
+        log::info!(target: TARGET, "\n{}", collect_env_info());
+        let seed = args.seed.unwrap_or_else(draw_seed);
+        let how = if args.seed.is_some() { "given" } else { "drawn" };
+        log::info!(target: TARGET, "Seed: {seed} ({how})");
+        tch::manual_seed((seed + get_rank() as u64) as i64);
+        Ok(Self { cfg, device, seed, seed_given: args.seed.is_some(), output_dir })
+    }
+
+    pub(super) fn build_model(&self, registries: &Registries) -> Result<(Parameters, GeneralizedRcnn)> {
+        let parameters = Parameters::new(self.device);
+        let model = build_detection_model(&self.cfg, &parameters.root(), &registries.models)?;
+        Ok((parameters, model))
+    }
+
+    /// A loader's options for testing; the caller changes what is different for training.
+    pub(super) fn loader_options<'a>(&self, registries: &'a Registries) -> LoaderOptions<'a> {
+        LoaderOptions {
+            is_train: false,
+            is_for_period: false,
+            rank: get_rank(),
+            world_size: get_world_size(),
+            start_iter: 0,
+            state: None,
+            seed: self.seed,
+            datasets: &registries.datasets,
+            transforms: &registries.transforms,
+        }
+    }
+
+    /// Evaluates on every data set of `DATASETS.TEST`; results go to `OUTPUT_DIR/inference/<data set>`.
+    pub(super) fn run_test(&self, model: &GeneralizedRcnn, registries: &Registries) -> Result<()> {
+        let data_loaders = crate::data::make_data_loader(&self.cfg, &self.loader_options(registries))?;
+        for (data_loader, name) in data_loaders.iter().zip(self.cfg.datasets.test.iter()) {
+            let name = crate::config::paths_catalog::DatasetCatalog::load(&self.cfg.paths_catalog)?.get(name)?.name;
+            let folder = self.output_dir.as_ref().map(|dir| dir.join("inference").join(&name));
+            if let Some(folder) = &folder {
+                mkdir(folder)?;
+            }
+            inference(&self.cfg, model, data_loader, &name, self.device, folder.as_deref())?;
+        }
+        Ok(())
+    }
+}
+
+/// A number that differs from run to run, of a size that is easy to copy from the log.
+fn draw_seed() -> u64 {
+    RandomState::new().build_hasher().finish() % 1_000_000_000
+}

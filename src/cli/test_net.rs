@@ -1,0 +1,44 @@
+//! `test_net`: evaluates a model (the original's `tools/test_net.py`).
+
+use anyhow::Result;
+use clap::Parser;
+
+use super::setup::{Program, TARGET};
+use super::{parse, CommandLine, ConfigArgs, Registries};
+use crate::checkpoint::DetectronCheckpointer;
+
+/// Evaluates an object detection model.
+#[derive(Debug, Parser)]
+#[command(name = "test_net", version)]
+struct Args {
+    /// Number of this process on its machine; launchers set it.
+    #[arg(long = "local_rank", alias = "local-rank", value_name = "NUMBER", default_value_t = 0)]
+    local_rank: i64,
+
+    /// The checkpoint to test; by default the one that OUTPUT_DIR/last_checkpoint names, else MODEL.WEIGHT.
+    #[arg(long, value_name = "FILE")]
+    ckpt: Option<String>,
+
+    /// Makes it an error when weights do not fit the model, instead of skipping them.
+    #[arg(long)]
+    strict: bool,
+
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// The program `test_net`. Writes predictions and results to `OUTPUT_DIR/inference/<data set>/`.
+///
+/// # Errors
+/// Wrong usage (a [`clap::Error`]), or anything that keeps the evaluation from its end; the message says what to do.
+pub fn test_net(args: impl CommandLine, registries: &Registries) -> Result<()> {
+    let args: Args = parse(args)?;
+    let program = Program::start(&args.config, &args, false)?;
+    log::info!(target: TARGET, "Running with config:\n{}", program.cfg.to_node());
+    let (parameters, model) = program.build_model(registries)?;
+    let checkpointer =
+        DetectronCheckpointer::new(&program.cfg, &parameters, program.output_dir.as_deref()).strict(args.strict);
+    let weight = args.ckpt.as_deref().unwrap_or(&program.cfg.model.weight);
+    checkpointer.load(Some(weight), args.ckpt.is_none())?;
+    program.run_test(&model, registries)
+}

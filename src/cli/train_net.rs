@@ -1,0 +1,147 @@
+//! `train_net`: trains a model and tests it (the original's `tools/train_net.py`).
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use super::setup::{Program, TARGET};
+use super::{parse, CommandLine, ConfigArgs, Registries};
+use crate::checkpoint::DetectronCheckpointer;
+use crate::config::Config;
+use crate::data::{make_data_loader, LoaderOptions};
+use crate::engine::advice::advice;
+use crate::engine::trainer::{do_train, Training};
+use crate::engine::training_state::{restored, TrainingState};
+use crate::ffi::Generator;
+use crate::modeling::detector::GeneralizedRcnn;
+use crate::solver::{make_lr_scheduler, make_optimizer};
+use crate::utils::comm::{get_world_size, is_main_process};
+use crate::utils::miscellaneous::write_atomically;
+
+/// Trains an object detection model and tests it.
+#[derive(Debug, Parser)]
+#[command(name = "train_net", version)]
+struct Args {
+    /// Number of this process on its machine; launchers set it.
+    #[arg(long = "local_rank", alias = "local-rank", value_name = "NUMBER", default_value_t = 0)]
+    local_rank: i64,
+
+    /// Do not test the final model.
+    #[arg(long)]
+    skip_test: bool,
+
+    /// Makes it an error when weights do not fit the model, instead of skipping them.
+    #[arg(long)]
+    strict: bool,
+
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// The program `train_net`. Writes `log.txt`, `config.yml`, `labels.json`, checkpoints, `last_checkpoint` and
+/// `inference/<data set>/` in `OUTPUT_DIR`; goes on from `last_checkpoint` when there is one.
+///
+/// # Errors
+/// Wrong usage (a [`clap::Error`]), or anything that keeps the training from its end; the message says what to do.
+pub fn train_net(args: impl CommandLine, registries: &Registries) -> Result<()> {
+    let args: Args = parse(args)?;
+    let program = Program::start(&args.config, &args, true)?;
+    log_config(&program, &args.config)?;
+    let model = train(&program, &args, registries)?;
+    if !args.skip_test {
+        program.run_test(&model, registries)?;
+    }
+    Ok(())
+}
+
+fn log_config(program: &Program, args: &ConfigArgs) -> Result<()> {
+    let mut reference = Config::default();
+    if let Some(path) = args.path() {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        log::info!(target: TARGET, "Loaded configuration file {}", path.display());
+        log::info!(target: TARGET, "\n{text}");
+        reference = Config::load(Some(path), &[])?;
+    }
+    log::info!(target: TARGET, "Running with config:\n{}", program.cfg.to_node());
+    for note in advice(&program.cfg, &reference.solver, get_world_size()) {
+        log::warn!(target: TARGET, "{note}");
+    }
+    if let Some(dir) = program.output_dir.as_ref().filter(|_| is_main_process()) {
+        let path = dir.join("config.yml");
+        log::info!(target: TARGET, "Saving config into: {}", path.display());
+        write_atomically(&path, program.cfg.dump().as_bytes())?;
+    }
+    Ok(())
+}
+
+fn train(program: &Program, args: &Args, registries: &Registries) -> Result<GeneralizedRcnn> {
+    let cfg = &program.cfg;
+    let (parameters, model) = program.build_model(registries)?;
+    let mut optimizer = make_optimizer(cfg, &parameters);
+    let mut scheduler = make_lr_scheduler(cfg, &mut optimizer)?;
+
+    let save_dir = program.output_dir.as_deref();
+    let checkpointer = DetectronCheckpointer::new(cfg, &parameters, save_dir).strict(args.strict);
+    let loaded = checkpointer.load(Some(&cfg.model.weight), true)?;
+    let skipped = loaded.report.as_ref().map(|report| report.skipped_names()).unwrap_or_default();
+    if let Some(state) = &loaded.optimizer {
+        optimizer.load_state_dict_without(state, &skipped).context("loading the optimizer's state")?;
+    }
+    if let Some(state) = &loaded.scheduler {
+        scheduler.load_state_dict(state).context("loading the scheduler's state")?;
+    }
+    let start_iter = loaded.iteration.unwrap_or(0).max(0);
+    let exact = restored(&loaded)?.filter(|exact| {
+        let other_seed = program.seed_given && exact.data.seed != program.seed;
+        if other_seed {
+            log::warn!(
+                target: TARGET,
+                "--seed {} is not the seed {} of the run so far: random numbers and the order of the data start anew",
+                program.seed,
+                exact.data.seed
+            );
+        }
+        !other_seed
+    });
+    if start_iter > 0 {
+        let how = if exact.is_some() { "exactly as a run that never stopped" } else { "with a new order of the data" };
+        log::info!(target: TARGET, "Continuing after iteration {start_iter}, {how}");
+    }
+
+    let seed = exact.as_ref().map_or(program.seed, |exact| exact.data.seed);
+    let options = LoaderOptions {
+        is_train: true,
+        start_iter: start_iter as u64,
+        state: exact.as_ref().map(|exact| exact.data.clone()),
+        seed,
+        ..program.loader_options(registries)
+    };
+    let mut data_loaders = make_data_loader(cfg, &options)?;
+    let data_loader = data_loaders.pop().context("DATASETS.TRAIN names no data set")?;
+    let data_loader_val = if cfg.solver.test_period > 0 {
+        let options = LoaderOptions { is_for_period: true, ..program.loader_options(registries) };
+        make_data_loader(cfg, &options)?.pop()
+    } else {
+        None
+    };
+
+    if let Some(exact) = &exact {
+        Generator::default_cpu()?.set_state(&exact.random)?;
+    }
+    let state = TrainingState::new(
+        checkpointer.model_state(),
+        optimizer,
+        scheduler,
+        start_iter,
+        data_loader.state(),
+        save_dir,
+    )?;
+    do_train(&Training {
+        cfg,
+        model: &model,
+        device: program.device,
+        data_loader: &data_loader,
+        data_loader_val: data_loader_val.as_ref(),
+        state: &state,
+    })?;
+    Ok(model)
+}

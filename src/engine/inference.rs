@@ -1,0 +1,100 @@
+//! Detections on a whole data set and their evaluation (the original's `engine/inference.py`).
+
+use std::path::Path;
+
+use anyhow::{ensure, Context, Result};
+use tch::Device;
+
+use super::bbox_aug::im_detect_bbox_aug;
+use crate::config::Config;
+use crate::data::evaluation::{save_predictions, EvaluationOptions, IouType, Results};
+use crate::data::DataLoader;
+use crate::modeling::detector::GeneralizedRcnn;
+use crate::structures::BoxList;
+use crate::utils::comm::get_world_size;
+use crate::utils::progress::Progress;
+use crate::utils::timer::{time_str, Timer};
+
+const TARGET: &str = "maskrcnn_benchmark.inference";
+
+/// The kinds of results that the configuration's model gives.
+pub fn iou_types(cfg: &Config) -> Vec<IouType> {
+    let heads =
+        [(true, IouType::Bbox), (cfg.model.mask_on, IouType::Segm), (cfg.model.keypoint_on, IouType::Keypoints)];
+    heads.into_iter().filter_map(|(on, kind)| on.then_some(kind)).collect()
+}
+
+/// Detects on every image, saves `predictions.pth` in `output_folder` (where given) and evaluates.
+///
+/// # Errors
+/// An empty data set, an unreadable image, or a result file that cannot be written.
+pub fn inference(
+    cfg: &Config,
+    model: &GeneralizedRcnn,
+    data_loader: &DataLoader,
+    dataset_name: &str,
+    device: Device,
+    output_folder: Option<&Path>,
+) -> Result<Results> {
+    let dataset = data_loader.dataset().as_ref();
+    let devices = get_world_size();
+    log::info!(target: TARGET, "Start evaluation on {dataset_name} dataset({} images).", dataset.len());
+    ensure!(!dataset.is_empty(), "{dataset_name} ({}) has no images to evaluate on", dataset.describe());
+    let (mut total_timer, mut inference_timer) = (Timer::new(), Timer::new());
+    total_timer.tic();
+    let predictions = compute_on_dataset(cfg, model, data_loader, device, &mut inference_timer)?;
+    total_timer.toc();
+    for (what, seconds) in
+        [("Total run time", total_timer.total_time()), ("Model inference time", inference_timer.total_time())]
+    {
+        log::info!(
+            target: TARGET,
+            "{what}: {} ({} s / img per device, on {devices} devices)",
+            time_str(seconds),
+            seconds * devices as f64 / dataset.len() as f64
+        );
+    }
+    if let Some(folder) = output_folder {
+        save_predictions(&folder.join("predictions.pth"), &predictions)?;
+    }
+    let options = EvaluationOptions {
+        box_only: cfg.model.rpn_only && !cfg.model.retinanet_on,
+        iou_types: iou_types(cfg),
+        expected_results: cfg.test.expected_results.clone(),
+        expected_results_sigma_tol: cfg.test.expected_results_sigma_tol as f64,
+        output_folder: output_folder.map(Path::to_owned),
+    };
+    dataset.evaluator().evaluate(dataset, &predictions, &options).with_context(|| format!("evaluating {dataset_name}"))
+}
+
+/// The detections of every image on the CPU, in the order of the data set. `timer` measures the model alone.
+///
+/// # Errors
+/// An unreadable image, or an image that the loader left out.
+pub fn compute_on_dataset(
+    cfg: &Config,
+    model: &GeneralizedRcnn,
+    data_loader: &DataLoader,
+    device: Device,
+    timer: &mut Timer,
+) -> Result<Vec<BoxList>> {
+    let dataset = data_loader.dataset();
+    let mut results: Vec<Option<BoxList>> = (0..dataset.len()).map(|_| None).collect();
+    let mut progress = Progress::new("images", dataset.len() as u64, false);
+    for batch in data_loader.iter() {
+        let batch = batch?;
+        timer.tic();
+        let output = if cfg.test.bbox_aug.enabled {
+            im_detect_bbox_aug(model, cfg, &batch.originals, device)?
+        } else {
+            model.detect(&batch.images.to_device(device))?
+        };
+        timer.toc();
+        for (&index, boxes) in batch.indices.iter().zip(output) {
+            results[index] = Some(boxes.to_device(Device::Cpu));
+        }
+        progress.inc(batch.indices.len() as u64);
+    }
+    let missing = |index: usize| format!("image number {index} of {} was not evaluated", dataset.describe());
+    results.into_iter().enumerate().map(|(i, boxes)| boxes.with_context(|| missing(i))).collect()
+}

@@ -1,0 +1,56 @@
+//! SIGINT and SIGTERM: something is done once, then the process ends.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::ffi_system::exit_now;
+
+type Action = Box<dyn FnOnce(&str) + Send>;
+
+static ACTION: Mutex<Option<Action>> = Mutex::new(None);
+
+/// While it lives, the action is carried out at the first signal.
+#[must_use = "the action is forgotten when the guard is dropped"]
+pub struct TerminationGuard(());
+
+/// At the first SIGINT or SIGTERM calls `action` with the signal's name, in a thread of its own and without waiting for
+/// whatever else runs, then ends the process with status 128 + signal. After the guard is gone a signal just ends it.
+///
+/// # Errors
+/// The system refuses the signal handlers.
+pub fn on_termination(action: impl FnOnce(&str) + Send + 'static) -> Result<TerminationGuard> {
+    static WATCHING: Mutex<bool> = Mutex::new(false);
+    let mut watching = WATCHING.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*watching {
+        let signals = Signals::new([SIGINT, SIGTERM]).context("cannot watch for SIGINT and SIGTERM")?;
+        std::thread::Builder::new()
+            .name("termination".into())
+            .spawn(move || watch(signals))
+            .context("cannot start the thread that watches for signals")?;
+        *watching = true;
+    }
+    *ACTION.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(action));
+    Ok(TerminationGuard(()))
+}
+
+fn watch(mut signals: Signals) {
+    for signal in signals.forever() {
+        let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+        let action = ACTION.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(action) = action {
+            // The process must end whatever happens in there.
+            let _ = catch_unwind(AssertUnwindSafe(|| action(name)));
+        }
+        exit_now(128 + signal);
+    }
+}
+
+impl Drop for TerminationGuard {
+    fn drop(&mut self) {
+        *ACTION.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}

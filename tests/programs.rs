@@ -1,0 +1,13 @@
+//! The programs, run as a user runs them: a tiny detector on a few generated images.
+
+#[path = "programs/support.rs"]
+mod support;
+
+#[path = "programs/errors.rs"]
+mod errors;
+#[path = "programs/resume.rs"]
+mod resume;
+#[path = "programs/testing.rs"]
+mod testing;
+#[path = "programs/training.rs"]
+mod training;

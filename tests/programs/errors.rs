@@ -1,0 +1,93 @@
+//! What a user can get wrong: one clear message and a status that is not 0.
+
+use std::process::Command;
+
+use super::support::{dataset, fails, program, shapes};
+
+fn train_net_fails(overrides: &[&str]) -> String {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fails(&mut program("train_net", folder.path(), &["--skip-test"], overrides), 1)
+}
+
+#[test]
+fn wrong_usage_has_status_2() {
+    let error = fails(Command::new(env!("CARGO_BIN_EXE_train_net")).arg("--skip-tests"), 2);
+    assert!(error.contains("--skip-test"), "{error}");
+}
+
+#[test]
+fn a_missing_configuration_file_is_named() {
+    let error = fails(Command::new(env!("CARGO_BIN_EXE_train_net")).args(["--config-file", "nowhere.yaml"]), 1);
+    assert!(error.contains("nowhere.yaml"), "{error}");
+}
+
+#[test]
+fn an_unknown_key_is_named_with_the_closest() {
+    let error = train_net_fails(&["SOLVER.BASE_RL", "0.1"]);
+    assert!(error.contains("SOLVER.BASE_RL") && error.contains("SOLVER.BASE_LR"), "{error}");
+}
+
+#[test]
+fn a_value_of_the_wrong_type_names_its_key() {
+    let error = train_net_fails(&["SOLVER.MAX_ITER", "many"]);
+    assert!(error.contains("SOLVER.MAX_ITER") && error.contains("many"), "{error}");
+}
+
+#[test]
+fn a_key_without_a_value_is_an_error() {
+    let error = train_net_fails(&["SOLVER.MAX_ITER"]);
+    assert!(error.contains("SOLVER.MAX_ITER") || error.contains("odd"), "{error}");
+}
+
+#[test]
+fn a_missing_device_says_how_to_do_without() {
+    if !tch::Cuda::is_available() {
+        let error = train_net_fails(&["MODEL.DEVICE", "cuda"]);
+        assert!(error.contains("MODEL.DEVICE cpu"), "{error}");
+    }
+}
+
+#[test]
+fn missing_weights_are_named_with_the_override() {
+    let error = train_net_fails(&["MODEL.WEIGHT", "/home/somebody/.torch/models/res2net50.pth"]);
+    assert!(error.contains("/home/somebody/.torch/models/res2net50.pth"), "{error}");
+    assert!(error.contains("MODEL.WEIGHT"), "{error}");
+}
+
+#[test]
+fn an_unknown_data_set_is_named() {
+    let error = train_net_fails(&["DATASETS.TRAIN", "('coco_2099_train',)"]);
+    assert!(error.contains("coco_2099_train"), "{error}");
+}
+
+#[test]
+fn too_few_classes_are_counted() {
+    let error = train_net_fails(&["MODEL.ROI_BOX_HEAD.NUM_CLASSES", "3"]);
+    assert!(error.contains("NUM_CLASSES") && error.contains('4'), "{error}");
+}
+
+#[test]
+fn an_unreadable_image_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let images = folder.path().join("images");
+    std::fs::create_dir(&images).expect("a folder");
+    for entry in std::fs::read_dir(shapes().join("train")).expect("images") {
+        let path = entry.expect("an image").path();
+        let bytes = std::fs::read(&path).expect("an image");
+        // One file is cut in the middle.
+        let end = if path.ends_with("000003.jpg") { bytes.len() / 2 } else { bytes.len() };
+        std::fs::write(images.join(path.file_name().expect("a name")), &bytes[..end]).expect("a copy");
+    }
+    let annotations = shapes().join("annotations/instances_train.json");
+    let broken = format!("('broken=coco:{}:{}',)", annotations.display(), images.display());
+    assert_ne!(broken, dataset("train"));
+    let error = train_net_fails(&["DATASETS.TRAIN", &broken]);
+    assert!(error.contains("000003.jpg"), "{error}");
+}
+
+#[test]
+fn several_processes_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let error = fails(program("train_net", folder.path(), &[], &[]).env("WORLD_SIZE", "2"), 1);
+    assert!(error.contains("WORLD_SIZE=2"), "{error}");
+}
