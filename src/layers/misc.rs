@@ -3,6 +3,7 @@
 
 use tch::Tensor;
 
+use super::dcn::{DeformConv, DeformConvGeometry, ModulatedDeformConv};
 use super::{flops, Init, ParamPath};
 
 /// PyTorch's own initialisation of convolution and linear weights (`kaiming_uniform_` with `a = sqrt(5)`).
@@ -188,6 +189,90 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let y = x.linear(&self.weight, self.bias.as_ref());
         flops::record(y.numel(), weights_per_row(&self.weight));
+        y
+    }
+}
+
+/// The settings of a deformable convolution besides its channels and its (square) kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct DFConvConfig {
+    /// Whether positions are also weighted (version 2, Zhu et al. 2018) or only moved (version 1, Dai et al. 2017).
+    pub modulated: bool,
+    /// Pixels from one position of the kernel to the next.
+    pub stride: i64,
+    /// Pixels from one weight of the kernel to the next, before they are moved.
+    pub dilation: i64,
+    /// Groups of channels that do not see each other.
+    pub groups: i64,
+    /// The channels are split into this many groups that are moved separately.
+    pub deformable_groups: i64,
+    /// Whether version 2 has a bias; version 1 has none.
+    pub bias: bool,
+}
+
+enum Deformable {
+    Plain(DeformConv),
+    Modulated(ModulatedDeformConv),
+}
+
+/// A deformable convolution with the ordinary one that predicts its offsets (`DFConv2d`).
+///
+/// The original cuts the predicted channels at 18 and 9 whatever the settings; here they are cut where the kernel and
+/// the number of deformable groups say, which is the same where the original works.
+pub struct DFConv2d {
+    offset: Conv2d,
+    conv: Deformable,
+    offset_channels: i64,
+    /// For each value of the result.
+    multiply_adds: usize,
+}
+
+impl DFConv2d {
+    /// Parameters below `offset` (with a bias) and `conv`. The size is kept at stride 1.
+    pub fn new(path: &ParamPath, in_channels: i64, out_channels: i64, kernel_size: i64, config: DFConvConfig) -> Self {
+        let padding = config.dilation * (kernel_size - 1) / 2;
+        let positions = config.deformable_groups * kernel_size * kernel_size;
+        let offset = ConvConfig {
+            stride: config.stride,
+            padding,
+            dilation: config.dilation,
+            weight_init: Init::KaimingUniform { a: 1.0 },
+            bias_init: Some(Init::Const(0.0)),
+            ..ConvConfig::default()
+        };
+        let predicted = positions * if config.modulated { 3 } else { 2 };
+        let offset = Conv2d::new(&path.sub("offset"), in_channels, predicted, kernel_size, offset);
+        let geometry = DeformConvGeometry {
+            stride: (config.stride, config.stride),
+            padding: (padding, padding),
+            dilation: (config.dilation, config.dilation),
+            groups: config.groups,
+            deformable_groups: config.deformable_groups,
+        };
+        let (path, kernel) = (path.sub("conv"), (kernel_size, kernel_size));
+        let conv = if config.modulated {
+            let conv = ModulatedDeformConv::new(&path, in_channels, out_channels, kernel, geometry, config.bias);
+            Deformable::Modulated(conv)
+        } else {
+            Deformable::Plain(DeformConv::new(&path, in_channels, out_channels, kernel, geometry))
+        };
+        let multiply_adds = (in_channels / config.groups * kernel_size * kernel_size) as usize;
+        Self { offset, conv, offset_channels: 2 * positions, multiply_adds }
+    }
+
+    /// # Shapes
+    /// `[N, in, H, W]` to `[N, out, H', W']`; `N` may be 0.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let predicted = self.offset.forward(x);
+        let y = match &self.conv {
+            Deformable::Plain(conv) => conv.forward(x, &predicted),
+            Deformable::Modulated(conv) => {
+                let offset = predicted.narrow(1, 0, self.offset_channels);
+                let mask = predicted.narrow(1, self.offset_channels, self.offset_channels / 2).sigmoid();
+                conv.forward(x, &offset, &mask)
+            }
+        };
+        flops::record(y.numel(), self.multiply_adds);
         y
     }
 }

@@ -22,7 +22,10 @@ pub use batch_norm::{BatchNorm2d, FrozenBatchNorm2d, GroupNorm, Norm};
 pub use conv_norm::ConvNorm;
 pub use flops::FlopCounter;
 pub use match_by_iou::{match_by_iou, IouMatches};
-pub use misc::{interpolate, Conv2d, ConvConfig, ConvTranspose2d, InterpolateMode, Linear, LinearConfig, Size};
+pub use misc::{
+    interpolate, Conv2d, ConvConfig, ConvTranspose2d, DFConv2d, DFConvConfig, InterpolateMode, Linear, LinearConfig,
+    Size,
+};
 pub use nms::{nms, nms_with_rule, SuppressionRule};
 pub use parameters::{Init, ParamPath, Parameters};
 pub use roi_align::roi_align;

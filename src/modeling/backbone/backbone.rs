@@ -237,6 +237,29 @@ mod tests {
     }
 
     #[test]
+    fn deformable_stages_take_several_groups() {
+        for modulated in [false, true] {
+            let mut cfg = narrow("R-50-FPN", "BottleneckWithFixedBatchNorm");
+            let resnets = &mut cfg.model.resnets;
+            resnets.stage_with_dcn.0 = vec![false, true, true, true];
+            resnets.with_modulated_dcn = modulated;
+            resnets.deformable_groups = 2;
+            let parameters = Parameters::new(Device::Cpu);
+            let path = parameters.root().sub("backbone");
+            let backbone = build_backbone(&cfg, &path, &ModelRegistries::default()).unwrap();
+            let offset = parameters.get("backbone.body.layer2.0.conv2.offset.weight").unwrap();
+            assert_eq!(offset.size(), [if modulated { 54 } else { 36 }, 4, 3, 3]);
+            let maps = backbone.forward(&Tensor::rand([1, 3, 64, 96], (Kind::Float, Device::Cpu)), true);
+            maps[0].sum(Kind::Float).backward();
+            let grad = parameters.get("backbone.body.layer2.0.conv2.offset.weight").unwrap().grad();
+            assert!(grad.abs().sum(Kind::Float).double_value(&[]) > 0.0);
+
+            cfg.model.resnets.deformable_groups = 3;
+            assert!(message(&cfg).contains("DEFORMABLE_GROUPS 3 does not divide 4 channels"));
+        }
+    }
+
+    #[test]
     fn conv5_heads_keep_the_size_when_they_dilate() {
         for trans_func in ["BottleneckWithFixedBatchNorm", "Bottle2neckWithFixedBatchNorm"] {
             for (dilation, side) in [(1, 7), (2, 14)] {

@@ -55,8 +55,19 @@ pub struct BlockConfig {
     pub dilation: i64,
     /// Number of splits (Res2Net only).
     pub scale: i64,
+    /// What the 3×3 convolution is if it is deformable (ResNet only).
+    pub deformable: Option<DeformableSettings>,
     /// The norm after every convolution.
     pub norm: NormKind,
+}
+
+/// The deformable convolutions of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeformableSettings {
+    /// `MODEL.RESNETS.WITH_MODULATED_DCN`: version 2 instead of version 1.
+    pub modulated: bool,
+    /// `MODEL.RESNETS.DEFORMABLE_GROUPS`
+    pub groups: i64,
 }
 
 /// Makes one kind of block.

@@ -7,11 +7,11 @@ use anyhow::{bail, ensure, Context, Result};
 use tch::Tensor;
 
 use super::blocks::{
-    check_widths, shortcut, transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily, NamedBlock,
-    NormKind,
+    check_widths, shortcut, transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily,
+    DeformableSettings, NamedBlock, NormKind,
 };
 use crate::config::Config;
-use crate::layers::{Conv2d, ConvConfig, ConvNorm, ParamPath};
+use crate::layers::{Conv2d, ConvConfig, ConvNorm, DFConv2d, DFConvConfig, Norm, ParamPath};
 use crate::modeling::make_layers::GroupNormSettings;
 
 /// One stage of a body.
@@ -149,6 +149,10 @@ impl ResNet {
                 stride: if spec.index > 1 { 2 } else { 1 },
                 dilation: 1,
                 scale: resnets.scale,
+                deformable: resnets.stage_with_dcn[spec.index as usize - 1].then_some(DeformableSettings {
+                    modulated: resnets.with_modulated_dcn,
+                    groups: resnets.deformable_groups,
+                }),
                 norm,
             };
             let stage = Stage::new(&path.sub(format!("layer{}", spec.index)), spec.block_count, first, build)?;
@@ -286,6 +290,7 @@ impl ResNetHead {
                 stride: stride_init.take().unwrap_or(if spec.index > 1 { 2 } else { 1 }),
                 dilation: config.dilation,
                 scale: config.scale,
+                deformable: None,
                 norm,
             };
             stages.push(Stage::new(&path.sub(format!("layer{}", spec.index)), spec.block_count, first, build)?);
@@ -305,11 +310,26 @@ impl ResNetHead {
     }
 }
 
+/// The 3×3 convolution of a bottleneck with its norm; a ReLU follows.
+enum Middle {
+    Plain(ConvNorm),
+    Deformable(DFConv2d, Norm),
+}
+
+impl Middle {
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        match self {
+            Middle::Plain(conv) => conv.forward(x, train),
+            Middle::Deformable(conv, norm) => norm.forward(&conv.forward(x), train).relu_(),
+        }
+    }
+}
+
 /// 1×1, 3×3 and 1×1 convolution with a shortcut.
 pub struct Bottleneck {
     downsample: Option<ConvNorm>,
     conv1: ConvNorm,
-    conv2: ConvNorm,
+    conv2: Middle,
     conv3: ConvNorm,
 }
 
@@ -336,12 +356,21 @@ impl Bottleneck {
         })
     }
 
-    fn middle(path: &ParamPath, config: &BlockConfig, stride: i64) -> Result<ConvNorm> {
+    fn middle(path: &ParamPath, config: &BlockConfig, stride: i64) -> Result<Middle> {
         let (width, groups, dilation) = (config.bottleneck_channels, config.num_groups, config.dilation);
         let (conv2, bn2) = (path.sub("conv2"), path.sub("bn2"));
+        if let Some(DeformableSettings { modulated, groups: deformable_groups }) = config.deformable {
+            ensure!(
+                deformable_groups > 0 && width % deformable_groups == 0,
+                "MODEL.RESNETS.DEFORMABLE_GROUPS {deformable_groups} does not divide {width} channels"
+            );
+            let settings = DFConvConfig { modulated, stride, dilation, groups, deformable_groups, bias: false };
+            let conv = DFConv2d::new(&conv2, width, width, 3, settings);
+            return Ok(Middle::Deformable(conv, config.norm.build(&bn2, width)?));
+        }
         let conv = ConvConfig { stride, padding: dilation, dilation, groups, ..without_bias() };
         let conv = Conv2d::new(&conv2, width, width, 3, conv);
-        Ok(ConvNorm::new(conv, Some(config.norm.build(&bn2, width)?), true))
+        Ok(Middle::Plain(ConvNorm::new(conv, Some(config.norm.build(&bn2, width)?), true)))
     }
 
     fn boxed(path: &ParamPath, config: &BlockConfig) -> Result<Box<dyn Block>> {

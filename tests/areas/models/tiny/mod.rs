@@ -19,10 +19,7 @@ mod inference;
 mod training;
 
 /// Files of the area that are not compared, and why.
-pub const NOT_YET: &[(&str, &str)] = &[
-    ("tiny/dcn_v1_r_50_fpn_faster/", "needs deformable convolution"),
-    ("tiny/dcn_v2_r_50_fpn_mask/", "needs deformable convolution"),
-];
+pub const NOT_YET: &[(&str, &str)] = &[];
 
 /// The limits that the README of the golden models suggests.
 const RELATIVE: f64 = 1e-3;
