@@ -3,8 +3,10 @@
 use anyhow::{ensure, Result};
 use tch::{Device, Kind, Tensor};
 
-/// The largest number of values of a ground-truth-by-prediction matrix that is held at once. The original holds the
-/// whole matrix: several GB for a thousand objects on a large image.
+use crate::layers::{match_by_iou, IouMatches};
+
+/// The largest number of values of a ground-truth-by-prediction matrix that is held at once where there is no kernel
+/// that does without it. The original holds the whole matrix: several GB for a thousand objects on a large image.
 const CHUNK_VALUES: i64 = 1 << 20;
 
 /// Matches each prediction to at most one ground-truth box (Faster R-CNN, section 3.1.2).
@@ -36,89 +38,76 @@ impl Matcher {
 
     /// Matches predictions to ground truth by IoU. Without ground truth everything is background.
     ///
-    /// The overlaps are computed over some predictions at a time, so memory does not grow with the product of the
-    /// numbers; the result does not depend on the cut.
+    /// Memory does not grow with the product of the numbers: on the CPU the overlaps are never stored, on other devices
+    /// they are computed over some predictions at a time.
     ///
     /// # Shapes
     /// `targets` `[M, 4]`, `predictions` `[N, 4]` (both xyxy) → `[N]` int64: index of the ground truth, or one of the
     /// two constants.
     pub fn match_boxes(&self, targets: &Tensor, predictions: &Tensor) -> Tensor {
-        self.match_in_chunks(targets, predictions, CHUNK_VALUES)
-    }
-
-    fn match_in_chunks(&self, targets: &Tensor, predictions: &Tensor, chunk_values: i64) -> Tensor {
         let _no_grad = tch::no_grad_guard();
-        let number = targets.size()[0];
-        let (targets, predictions) = (Corners::of(targets), Corners::of(predictions));
-        let chunk = (chunk_values / number.max(1)).max(1);
-        self.matches(number, predictions.len(), chunk, targets.device(), |start, length| {
-            targets.iou(&predictions.narrow(start, length))
+        if targets.size()[0] == 0 || predictions.size()[0] == 0 {
+            let options = (Kind::Int64, predictions.device());
+            return Tensor::full([predictions.size()[0]], Self::BELOW_LOW_THRESHOLD, options);
+        }
+        self.assign(&match predictions.device() {
+            Device::Cpu => match_by_iou(targets, predictions),
+            _ => match_in_chunks(targets, predictions, CHUNK_VALUES),
         })
     }
 
     /// Matches by a given quality matrix.
     ///
     /// # Shapes
-    /// `quality` `[M, N]` → `[N]` int64, as in [`match_boxes`](Self::match_boxes).
+    /// `quality` `[M, N]`, neither 0 → `[N]` int64, as in [`match_boxes`](Self::match_boxes).
     pub fn match_quality(&self, quality: &Tensor) -> Tensor {
-        let (number, predictions) = (quality.size()[0], quality.size()[1]);
-        let chunk = predictions.max(1);
-        self.matches(number, predictions, chunk, quality.device(), |start, length| quality.narrow(1, start, length))
+        let (best_iou, best_gt) = quality.max_dim(0, false);
+        let highest = quality.max_dim(1, true).0;
+        let attains_gt_maximum = quality.eq_tensor(&highest).any_dim(0, false);
+        self.assign(&IouMatches { best_iou, best_gt, attains_gt_maximum })
     }
 
-    /// `quality(start, length)` gives the columns of the quality matrix for a range of predictions.
-    fn matches(
-        &self,
-        targets: i64,
-        predictions: i64,
-        chunk: i64,
-        device: Device,
-        quality: impl Fn(i64, i64) -> Tensor,
-    ) -> Tensor {
-        if targets == 0 || predictions == 0 {
-            return Tensor::full([predictions], Self::BELOW_LOW_THRESHOLD, (Kind::Int64, device));
+    fn assign(&self, found: &IouMatches) -> Tensor {
+        let IouMatches { best_iou, best_gt, attains_gt_maximum } = found;
+        let below = best_iou.lt(self.low_threshold);
+        let between = best_iou.ge(self.low_threshold).logical_and(&best_iou.lt(self.high_threshold));
+        let matches =
+            best_gt.masked_fill(&below, Self::BELOW_LOW_THRESHOLD).masked_fill(&between, Self::BETWEEN_THRESHOLDS);
+        if self.allow_low_quality_matches {
+            best_gt.where_self(attains_gt_maximum, &matches)
+        } else {
+            matches
         }
-        let ranges: Vec<(i64, i64)> =
-            (0..predictions).step_by(chunk as usize).map(|start| (start, chunk.min(predictions - start))).collect();
-        // With a single chunk the second pass reuses the matrix instead of computing it again.
-        let mut only_chunk = None;
-        let mut best_per_target: Option<Tensor> = None;
-        let mut best = Vec::with_capacity(ranges.len());
-        for &(start, length) in &ranges {
-            let matrix = quality(start, length);
-            best.push(matrix.max_dim(0, false));
-            if self.allow_low_quality_matches {
-                let highest = matrix.max_dim(1, false).0;
-                best_per_target = Some(match best_per_target {
-                    Some(so_far) => so_far.maximum(&highest),
-                    None => highest,
-                });
-            }
-            if ranges.len() == 1 {
-                only_chunk = Some(matrix);
-            }
-        }
-        let parts: Vec<Tensor> = ranges
-            .iter()
-            .zip(&best)
-            .map(|(&(start, length), (values, own_best))| {
-                let mut matches =
-                    own_best.masked_fill(&values.lt(self.low_threshold), Self::BELOW_LOW_THRESHOLD).masked_fill(
-                        &values.ge(self.low_threshold).logical_and(&values.lt(self.high_threshold)),
-                        Self::BETWEEN_THRESHOLDS,
-                    );
-                if let Some(highest) = &best_per_target {
-                    let matrix = match &only_chunk {
-                        Some(matrix) => matrix.shallow_clone(),
-                        None => quality(start, length),
-                    };
-                    let is_highest = matrix.eq_tensor(&highest.unsqueeze(1)).any_dim(0, false);
-                    matches = own_best.where_self(&is_highest, &matches);
-                }
-                matches
-            })
-            .collect();
-        Tensor::cat(&parts, 0)
+    }
+}
+
+/// What [`match_by_iou`] gives, by plain tensor operations over chunks of predictions.
+fn match_in_chunks(targets: &Tensor, predictions: &Tensor, chunk_values: i64) -> IouMatches {
+    let (number, total) = (targets.size()[0], predictions.size()[0]);
+    let (targets, predictions) = (Corners::of(targets), Corners::of(predictions));
+    let chunk = (chunk_values / number).max(1);
+    let parts: Vec<Corners> =
+        (0..total).step_by(chunk as usize).map(|start| predictions.narrow(start, chunk.min(total - start))).collect();
+    let mut highest: Option<Tensor> = None;
+    let mut best = Vec::with_capacity(parts.len());
+    for part in &parts {
+        let overlap = targets.iou(part);
+        best.push(overlap.max_dim(0, false));
+        let of_chunk = overlap.max_dim(1, true).0;
+        highest = Some(match highest {
+            Some(so_far) => so_far.maximum(&of_chunk),
+            None => of_chunk,
+        });
+    }
+    let highest = highest.expect("there is a prediction");
+    // The overlaps are computed a second time instead of being kept.
+    let attains: Vec<Tensor> =
+        parts.iter().map(|part| targets.iou(part).eq_tensor(&highest).any_dim(0, false)).collect();
+    let (best_iou, best_gt): (Vec<Tensor>, Vec<Tensor>) = best.into_iter().unzip();
+    IouMatches {
+        best_iou: Tensor::cat(&best_iou, 0),
+        best_gt: Tensor::cat(&best_gt, 0),
+        attains_gt_maximum: Tensor::cat(&attains, 0),
     }
 }
 
@@ -137,14 +126,6 @@ impl Corners {
         let [x1, y1, x2, y2]: [Tensor; 4] = columns.try_into().expect("boxes have four columns");
         let area = (&x2 - &x1 + 1.0) * (&y2 - &y1 + 1.0);
         Self { x1, y1, x2, y2, area }
-    }
-
-    fn len(&self) -> i64 {
-        self.x1.size()[0]
-    }
-
-    fn device(&self) -> Device {
-        self.x1.device()
     }
 
     fn narrow(&self, start: i64, length: i64) -> Self {
@@ -181,7 +162,7 @@ mod tests {
     proptest! {
         // Whole numbers, so that ties happen.
         #[test]
-        fn the_cut_into_chunks_changes_nothing(
+        fn the_kernel_and_any_cut_into_chunks_agree(
             targets in prop::collection::vec(prop::array::uniform4(0_u8..12), 1..6),
             predictions in prop::collection::vec(prop::array::uniform4(0_u8..12), 1..40),
             chunk_values in 1_i64..100,
@@ -191,7 +172,7 @@ mod tests {
             let (targets, predictions) = (float(&targets), float(&predictions));
             let matcher = Matcher::new(0.7, 0.3, low_quality).unwrap();
             let whole = matcher.match_boxes(&targets, &predictions);
-            let cut = matcher.match_in_chunks(&targets, &predictions, chunk_values);
+            let cut = matcher.assign(&match_in_chunks(&targets, &predictions, chunk_values));
             prop_assert_eq!(Vec::<i64>::try_from(&whole).unwrap(), Vec::<i64>::try_from(&cut).unwrap());
         }
     }
