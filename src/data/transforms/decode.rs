@@ -2,7 +2,8 @@
 //!
 //! JPEG goes through libjpeg-turbo's decoder (by `mozjpeg`), which Pillow uses too, so the pixels are the same. What
 //! Pillow refuses is refused here: above all a file that ends before the last row is decoded, for which libjpeg alone
-//! would invent grey rows. A PNG must be whole, checksums included, where Pillow is content with complete rows. EXIF orientation is not applied and alpha is dropped, as in the original.
+//! would invent grey rows. A PNG must be whole, checksums included, where Pillow is content with complete rows. EXIF
+//! orientation is not applied and alpha is dropped, as in the original.
 
 use std::cell::Cell;
 use std::fs;
