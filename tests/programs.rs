@@ -3,6 +3,8 @@
 #[path = "programs/support.rs"]
 mod support;
 
+#[path = "programs/bad_input.rs"]
+mod bad_input;
 #[path = "programs/errors.rs"]
 mod errors;
 #[path = "programs/resume.rs"]
