@@ -1,7 +1,8 @@
 //! Golden `ops/layers`: frozen batch norm, resizing, and what layers make of empty batches.
 
 use maskrcnn_benchmark::layers::{
-    interpolate, BatchNorm2d, Conv2d, ConvConfig, ConvTranspose2d, FrozenBatchNorm2d, InterpolateMode, Parameters, Size,
+    interpolate, BatchNorm2d, Conv2d, ConvConfig, ConvTranspose2d, DFConv2d, DFConvConfig, FrozenBatchNorm2d,
+    InterpolateMode, Parameters, Size,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -100,4 +101,43 @@ fn empty(case: &Value) -> Option<Tensor> {
     output.sum(Kind::Float).backward();
     assert_eq!(input.grad().size(), shape);
     Some(output)
+}
+
+/// The deformable convolution that predicts its own offsets: the `layer_*` cases of `deform_conv`.
+#[test]
+fn deformable_convolution_with_its_offsets() {
+    let Some(area) = area("ops") else { return };
+    let facts = json(&area.join("deform_conv.json"));
+    let tensors = Tensors::read(&area.join("deform_conv.safetensors"));
+    let mut report = Report::new("ops/deform_conv layer");
+    for (name, case) in facts["cases"].as_object().unwrap() {
+        if case["layer"] != true {
+            continue;
+        }
+        let number = |key: &str| case.get(key).map_or(1, |v| v.as_i64().unwrap());
+        let config = DFConvConfig {
+            modulated: case["with_modulated_dcn"] == true,
+            stride: number("stride"),
+            dilation: number("dilation"),
+            groups: number("groups"),
+            deformable_groups: 1,
+            bias: false,
+        };
+        let input = tensors.get(&format!("{name}/input"));
+        let output = tensors.get(&format!("{name}/output"));
+        let parameters = Parameters::new(Device::Cpu);
+        let (channels, kernel) = (input.size()[1], number("kernel"));
+        let layer = DFConv2d::new(&parameters.root(), channels, output.size()[1], kernel, config);
+        let _guard = tch::no_grad_guard();
+        for entry in parameters.state() {
+            let golden = tensors.get(&format!("{name}/{}", entry.name.replace('.', "_")));
+            entry.tensor.shallow_clone().copy_(golden);
+        }
+        report.close(name, "output", &layer.forward(input), output, 1e-4, 1e-4);
+        // The original cannot do this.
+        let mut empty = output.size();
+        empty[0] = 0;
+        report.equal(name, "empty batch", layer.forward(&input.narrow(0, 0, 0)).size(), empty);
+    }
+    report.finish();
 }
