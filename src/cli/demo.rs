@@ -19,17 +19,21 @@ use super::{parse, CommandLine, Registries};
 use crate::config::{CfgNode, Config};
 use crate::data::transforms::RgbImage;
 use crate::engine::coco_demo::{read_upright_image, CocoDemo, CocoDemoOptions};
+use crate::ffi;
 use crate::utils::miscellaneous::{mkdir, write_atomically};
 
 const JPEG_QUALITY: u8 = 95;
 
+const KEYS_HELP: &str = "KEY VALUE … change the configuration, for example: MODEL.DEVICE cpu. \
+                         From the first KEY on everything belongs to them.";
+
 /// Draws the detections of a model on images: boxes, outlines of masks, names with scores.
 #[derive(Debug, Parser)]
-#[command(name = "demo", override_usage = "demo [OPTIONS] IMAGES… [KEY VALUE …]")]
+#[command(name = "demo", override_usage = "demo [OPTIONS] IMAGES… [KEY VALUE …]", after_help = KEYS_HELP)]
 struct Args {
     /// Path to the configuration file.
-    #[arg(long, value_name = "FILE", default_value = "")]
-    config_file: String,
+    #[arg(long, value_name = "FILE")]
+    config_file: Option<PathBuf>,
 
     /// Weights to use instead of OUTPUT_DIR/last_checkpoint or MODEL.WEIGHT.
     #[arg(long, value_name = "FILE")]
@@ -76,8 +80,8 @@ pub fn demo(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let args: Args = parse(own)?;
     // Warnings only: what was loaded from where is of no interest here (RUST_LOG=info shows it).
     let _ = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).try_init();
-    let config_file = (!args.config_file.is_empty()).then(|| Path::new(&args.config_file));
-    let cfg = Config::load(config_file, &overrides)?;
+    ffi::keep_freed_memory();
+    let cfg = Config::load(args.config_file.as_deref(), &overrides)?;
     let images = inputs::expand(&args.images)?;
     let options = CocoDemoOptions {
         confidence_threshold: args.confidence_threshold,

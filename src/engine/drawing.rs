@@ -1,7 +1,8 @@
 //! Detections drawn on images: boxes, outlines of masks, keypoints, names, heat maps (the original's
 //! `demo/predictor.py`, which draws with OpenCV).
 //!
-//! Images are RGB. Lines and letters have the original's sizes on images up to 600 pixels and grow with larger ones.
+//! Images are RGB. Lines and letters have the original's sizes on images whose shorter side has up to 600 pixels, and
+//! grow with larger ones.
 
 mod heat_map;
 mod keypoints;
@@ -25,7 +26,7 @@ pub type Color = [u8; 3];
 const PALETTE_BGR: [i64; 3] = [(1 << 25) - 1, (1 << 15) - 1, (1 << 21) - 1];
 
 /// Height of the letters on a small image, in pixels from the highest to the lowest.
-const FONT_SIZE: f32 = 16.0;
+const FONT_SIZE: f32 = 18.0;
 
 /// The fixed colour of every label: the palette times the label, modulo 255.
 pub fn compute_colors_for_labels(labels: &[i64]) -> Vec<Color> {
@@ -94,15 +95,17 @@ pub fn draw_box(image: &mut RgbImage, corners: [f32; 4], color: Color) {
 /// Writes white text with a dark rim just above the point `(x, y)`; where there is no room, below it, and further left.
 pub fn draw_label(image: &mut RgbImage, (x, y): (f32, f32), text: &str) {
     let scale = scale_of(image);
-    let size = PxScale::from(FONT_SIZE * scale);
+    // Very small images have smaller letters, which can still be read.
+    let smaller = (image.width.min(image.height) as f32 / 300.0).clamp(0.75, 1.0);
+    let size = PxScale::from(FONT_SIZE * scale * smaller);
     let font = FontRef::try_from_slice(notosans::REGULAR_TTF).expect("the embedded font is valid");
     let scaled = font.as_scaled(size);
     let rim = scale.round().max(1.0) as i32;
     let (image_width, image_height) = (image.width as i32, image.height as i32);
     let width = text_size(size, &font, text).0 as i32;
     let (ascent, descent) = (scaled.ascent().ceil() as i32, -scaled.descent().floor() as i32);
-    // What fills the upper part of the line is room for accents: capitals need about two thirds of it.
-    let capitals = (0.68 * ascent as f32) as i32;
+    // The upper part of a line is room for accents: letters take about three quarters of it.
+    let capitals = (0.75 * ascent as f32).ceil() as i32;
 
     let mut baseline = y as i32 - 2 * rim - 1;
     if baseline - capitals - rim < 0 {
