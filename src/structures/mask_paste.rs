@@ -7,6 +7,8 @@ use tch::{Device, Kind, Tensor};
 use super::bounding_box::{BoxList, Mode};
 use super::rle::Rle;
 
+type Corners = [f32; 4];
+
 /// The part of an image that a pasted mask covers: columns `x..x + width`, rows `y..y + height`, and whether each
 /// pixel is set, column by column.
 struct Region {
@@ -208,7 +210,7 @@ impl Masker {
     }
 
     /// Corners of every box, and height and width of the image.
-    fn checked(&self, masks: &Tensor, boxes: &BoxList) -> Result<(Vec<[f32; 4]>, (i64, i64))> {
+    fn checked(&self, masks: &Tensor, boxes: &BoxList) -> Result<(Vec<Corners>, (i64, i64))> {
         let shape = masks.size();
         let fits = shape.len() == 4 && shape[0] as usize == boxes.len() && shape[1] == 1 && shape[2] == shape[3];
         ensure!(fits, "masks to paste are [{}, 1, M, M], one for each box of {boxes}, not {shape:?}", boxes.len());
