@@ -26,7 +26,9 @@ pub struct LoaderOptions<'a> {
     /// For validation during training (`SOLVER.TEST_PERIOD`): `DATASETS.TEST` together, without images that have no
     /// annotation, as upstream.
     pub is_for_period: bool,
+    /// This process, from 0.
     pub rank: usize,
+    /// The number of processes.
     pub world_size: usize,
     /// The iteration that training begins or resumes at.
     pub start_iter: u64,
@@ -35,7 +37,9 @@ pub struct LoaderOptions<'a> {
     pub state: Option<LoaderState>,
     /// The run's seed, the same in all processes.
     pub seed: u64,
+    /// The kinds of data sets that a catalog's entry can have.
     pub datasets: &'a DatasetRegistry,
+    /// The steps from a decoded image to the network's input.
     pub transforms: &'a TransformRegistry,
 }
 

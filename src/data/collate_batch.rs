@@ -10,6 +10,7 @@ use crate::structures::{BoxList, ImageList};
 pub struct Batch {
     /// The normalised images, padded with zeros to a common size.
     pub images: ImageList,
+    /// What is in each image, at its size in the batch without the padding.
     pub targets: Vec<BoxList>,
     /// The images' indices in the data set.
     pub indices: Vec<usize>,

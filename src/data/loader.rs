@@ -79,6 +79,7 @@ impl DataLoader {
         Self { state, ..self }
     }
 
+    /// What is loaded.
     pub fn dataset(&self) -> &Arc<dyn Dataset> {
         &self.source.dataset
     }
@@ -88,6 +89,7 @@ impl DataLoader {
         self.len
     }
 
+    /// Whether there is nothing to load.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

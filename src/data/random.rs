@@ -71,6 +71,7 @@ pub struct TorchGenerator {
 }
 
 impl TorchGenerator {
+    /// As `torch.Generator().manual_seed(seed)`.
     pub fn new(seed: u64) -> Self {
         Self { mt: Mt::new(seed as u32) }
     }

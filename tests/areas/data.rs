@@ -13,6 +13,8 @@ mod samplers;
 #[path = "data/transforms.rs"]
 mod transforms;
 
+use std::path::{Path, PathBuf};
+
 use tch::{Kind, Tensor};
 
 use crate::support;
@@ -37,6 +39,17 @@ fn every_file_is_known() {
         "cityscapes/",
     ];
     support::all_files_known(&area, &tested, &[]);
+}
+
+/// A file of the golden folder. Only the subset in `tests/golden`, without what names real images, may lack it.
+fn golden(area: &str, file: &str) -> Option<PathBuf> {
+    let path = support::area(area)?.join(file);
+    let subset = support::root() == Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    if subset && !path.exists() {
+        println!("{area}: {file} is not in the subset");
+        return None;
+    }
+    Some(path)
 }
 
 /// How many bytes of an image differ from a golden `[H, W, 3]` tensor, if any.

@@ -135,6 +135,7 @@ impl CityScapesDataset {
         })
     }
 
+    /// From which annotation files masks are taken.
     pub fn mode(&self) -> CityScapesMode {
         self.mode
     }
@@ -182,7 +183,18 @@ impl CityScapesDataset {
                 SegmentationMask::from_polygons(polygons.into_iter().map(|polygon| vec![polygon]).collect(), size)
             }
             Masks::Ids(pixels, ids) => {
-                let planes: Vec<u8> = ids.iter().flat_map(|id| pixels.iter().map(move |p| u8::from(p == id))).collect();
+                let (width, plane) = (size.0 as usize, pixels.len());
+                let mut planes = vec![0u8; ids.len() * plane];
+                for ((id, extent), plane) in ids.iter().zip(&instances.boxes).zip(planes.chunks_exact_mut(plane.max(1)))
+                {
+                    let [x1, y1, x2, y2] = extent.map(|side| side as usize);
+                    for y in y1..=y2 {
+                        let row = y * width + x1..=y * width + x2;
+                        for (pixel, value) in pixels[row.clone()].iter().zip(&mut plane[row]) {
+                            *value = u8::from(pixel == id);
+                        }
+                    }
+                }
                 let planes = Tensor::from_slice(&planes).view([number, size.1, size.0]);
                 SegmentationMask::from_binary(planes.to_kind(Kind::Bool), size)?
             }

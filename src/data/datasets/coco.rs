@@ -62,6 +62,7 @@ impl COCODataset {
         &self.ids
     }
 
+    /// The annotation file.
     pub fn ann_file(&self) -> &Path {
         self.file.path()
     }

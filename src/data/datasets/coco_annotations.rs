@@ -14,27 +14,37 @@ use crate::structures::rle::{self, Rle};
 /// An entry of `images`.
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct ImageEntry {
+    /// The image's id.
     pub id: i64,
+    /// The file, relative to the folder of the images.
     pub file_name: String,
+    /// In pixels.
     pub width: i64,
+    /// In pixels.
     pub height: i64,
 }
 
 /// An entry of `categories`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct Category {
+    /// The id that annotations use; ids may have gaps.
     pub id: i64,
+    /// The class's name.
     pub name: String,
 }
 
 /// An entry of `annotations`.
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct Annotation {
+    /// The annotation's id.
     pub id: i64,
+    /// The image it belongs to.
     pub image_id: i64,
+    /// What it is, one of the file's categories.
     pub category_id: i64,
     /// x, y, width, height.
     pub bbox: [f64; 4],
+    /// In pixels, of the mask where there is one.
     #[serde(default)]
     pub area: f64,
     /// A crowd region: many instances in one, left out of training targets.
@@ -140,6 +150,7 @@ impl CocoFile {
         Ok(Self { path: path.to_owned(), images, annotations, begin, categories })
     }
 
+    /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -50,6 +50,7 @@ impl ConcatDataset {
         (&self.datasets[dataset], index - before)
     }
 
+    /// The data sets in their order.
     pub fn datasets(&self) -> &[Arc<dyn Dataset>] {
         &self.datasets
     }

@@ -33,6 +33,7 @@ pub const BACKGROUND: &str = "__background__";
 
 /// One image and what is in it, before transforms.
 pub struct Sample {
+    /// The decoded picture.
     pub image: RgbImage,
     /// Boxes in xyxy at the image's size, with the field `labels` (int64; 0 is the background) and, where the data set
     /// has them, `masks` and `keypoints`.
@@ -70,9 +71,13 @@ impl fmt::Display for ImageId {
 /// What is known of an image without decoding it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageInfo {
+    /// The data set's own id.
     pub id: ImageId,
+    /// The file as the data set names it.
     pub file_name: String,
+    /// In pixels.
     pub width: i64,
+    /// In pixels.
     pub height: i64,
 }
 
@@ -81,6 +86,7 @@ pub trait Dataset: Send + Sync {
     /// The number of images.
     fn len(&self) -> usize;
 
+    /// Whether there is no image.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }

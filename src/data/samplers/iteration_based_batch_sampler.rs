@@ -15,6 +15,7 @@ pub struct IterationBasedBatchSampler {
 }
 
 impl IterationBasedBatchSampler {
+    /// Batches for the iterations from `start_iter` up to `num_iterations`.
     pub fn new(batch_sampler: Arc<dyn BatchSampler>, num_iterations: u64, start_iter: u64) -> Self {
         Self { batch_sampler, num_iterations, start_iter }
     }

@@ -47,6 +47,7 @@ pub struct SequentialSampler {
 }
 
 impl SequentialSampler {
+    /// The order of `len` images.
     pub fn new(len: usize) -> Self {
         Self { len }
     }
@@ -67,6 +68,7 @@ pub struct RandomSampler {
 }
 
 impl RandomSampler {
+    /// Permutations of `len` images.
     pub fn new(len: usize, seed: u64) -> Self {
         Self { len, seed }
     }

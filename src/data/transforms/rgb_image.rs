@@ -3,7 +3,9 @@
 /// An 8-bit RGB picture, rows top to bottom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RgbImage {
+    /// In pixels.
     pub width: usize,
+    /// In pixels.
     pub height: usize,
     /// Height × width × 3 bytes.
     pub data: Vec<u8>,

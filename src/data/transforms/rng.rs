@@ -3,7 +3,9 @@ use crate::data::random::{PythonRandom, TorchGenerator};
 /// What transforms draw from: one generator as Python's `random`, one as torch's, because the original uses both.
 #[derive(Clone, Debug)]
 pub struct TransformRng {
+    /// Sizes and flips.
     pub python: PythonRandom,
+    /// Colours.
     pub torch: TorchGenerator,
 }
 

@@ -100,6 +100,7 @@ pub struct RandomHorizontalFlip {
 }
 
 impl RandomHorizontalFlip {
+    /// Mirrors with this probability, 0 to 1.
     pub fn new(probability: f64) -> Self {
         Self { probability }
     }
@@ -127,6 +128,7 @@ pub struct RandomVerticalFlip {
 }
 
 impl RandomVerticalFlip {
+    /// Mirrors with this probability, 0 to 1.
     pub fn new(probability: f64) -> Self {
         Self { probability }
     }

@@ -3,14 +3,14 @@
 use tch::Kind;
 
 use super::datasets::{check_boxes, list};
-use crate::support::{self, ints, json, Report};
+use super::golden;
+use crate::support::{ints, json, Report};
 use maskrcnn_benchmark::data::datasets::{CityScapesDataset, CityScapesMode, Dataset, ImageId, PascalVOCDataset};
 
 #[test]
 fn cityscapes() {
-    let Some(area) = support::area("data") else { return };
-    let golden = json(&area.join("cityscapes_dataset.json"));
-    let root = area.join("cityscapes");
+    let Some(root) = golden("data", "cityscapes") else { return };
+    let golden = json(&root.with_file_name("cityscapes_dataset.json"));
     let dataset = |split: &str, mode: &str, min_area: i64, mini: Option<usize>| {
         let mode = CityScapesMode::parse(mode).expect("a mode");
         let (images, annotations) = (root.join("leftImg8bit"), root.join("gtFine"));
@@ -62,9 +62,9 @@ fn cityscapes() {
 
 #[test]
 fn voc() {
-    let Some(area) = support::area("evaluation") else { return };
-    let golden = json(&area.join("voc_dataset.json"));
-    let root = area.join(golden["devkit"].as_str().expect("devkit"));
+    let Some(path) = golden("evaluation", "voc_dataset.json") else { return };
+    let golden = json(&path);
+    let root = path.with_file_name(golden["devkit"].as_str().expect("devkit"));
     let names = list(&golden, "class_names").iter().map(|name| name.as_str().expect("a name")).collect::<Vec<_>>();
     let mut report = Report::new("evaluation/voc_dataset");
     report.equal("classes", "names", PascalVOCDataset::CLASSES.to_vec(), names);

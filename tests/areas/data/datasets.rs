@@ -3,6 +3,7 @@
 use serde_json::{json as literal, Value};
 use tch::Tensor;
 
+use super::golden;
 use crate::support::{self, ints, json, numbers, Report};
 use maskrcnn_benchmark::data::build::quantize;
 use maskrcnn_benchmark::data::datasets::{has_valid_annotation, Annotation, COCODataset, Dataset};
@@ -22,8 +23,8 @@ pub fn check_boxes(report: &mut Report, case: &str, got: &BoxList, want: &Value)
 
 #[test]
 fn coco_datasets() {
-    let Some(area) = support::area("data") else { return };
-    let golden = json(&area.join("coco_dataset.json"));
+    let Some(path) = golden("data", "coco_dataset.json") else { return };
+    let golden = json(&path);
     let coco = support::root().join("../coco_mini");
     if !coco.is_dir() {
         println!("data/coco_dataset: {} is not there", coco.display());
@@ -97,9 +98,9 @@ fn check_item(report: &mut Report, name: &str, dataset: &COCODataset, index: usi
 
 #[test]
 fn valid_annotations() {
-    let Some(area) = support::area("data") else { return };
+    let Some(path) = golden("data", "coco_dataset.json") else { return };
     let mut report = Report::new("data/has_valid_annotation");
-    for case in list(&json(&area.join("coco_dataset.json")), "has_valid_annotation") {
+    for case in list(&json(&path), "has_valid_annotation") {
         let complete = |annotation: &Value| -> Annotation {
             let mut annotation = annotation.clone();
             for key in ["id", "image_id", "category_id"] {

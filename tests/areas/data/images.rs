@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::pixels_differ;
+use super::{golden, pixels_differ};
 use crate::support::{self, json, number, Report, Tensors};
 use maskrcnn_benchmark::data::transforms::{self, read_image};
 
@@ -23,18 +23,16 @@ fn decoded_bytes() {
 
 #[test]
 fn decoded_coco_images() {
-    let Some(area) = support::area("data") else { return };
+    let Some(path) = golden("data", "real_images.json") else { return };
     let coco = support::root().join("../coco_mini");
     if !coco.is_dir() {
         println!("data/real_images: {} is not there", coco.display());
         return;
     }
     let mut report = Report::new("data/real_images");
-    for case in json(&area.join("real_images.json"))["decode"].as_array().expect("decode") {
+    for case in json(&path)["decode"].as_array().expect("decode") {
         let name = case["file"].as_str().expect("file");
-        let path = coco.join(name);
-        let path = if path.is_file() { path } else { area.join(name) };
-        let digest = match read_image(&path) {
+        let digest = match read_image(&coco.join(name)) {
             Ok(image) => Sha256::digest(&image.data).iter().map(|byte| format!("{byte:02x}")).collect(),
             Err(error) => format!("{error:#}"),
         };

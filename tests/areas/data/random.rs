@@ -1,5 +1,6 @@
 //! Python's and torch's random numbers.
 
+use super::golden;
 use crate::support::{self, json, number, numbers, Report};
 use maskrcnn_benchmark::data::random::{PythonRandom, TorchGenerator};
 
@@ -20,9 +21,9 @@ fn python_choices() {
 
 #[test]
 fn torch_permutations() {
-    let Some(area) = support::area("models") else { return };
+    let Some(path) = golden("models", "rng.json") else { return };
     let mut report = Report::new("models/rng");
-    for sequence in json(&area.join("rng.json"))["sequences"].as_array().expect("sequences") {
+    for sequence in json(&path)["sequences"].as_array().expect("sequences") {
         let seed = sequence["seed"].as_u64().expect("seed");
         let mut generator = TorchGenerator::new(seed);
         for draw in sequence["draws"].as_array().expect("draws") {

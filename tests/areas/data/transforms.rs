@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tch::Tensor;
 
-use super::pixels_differ;
+use super::{golden, pixels_differ};
 use crate::support::{self, ints, json, number, numbers, Report, Tensors};
 use maskrcnn_benchmark::config::Config;
 use maskrcnn_benchmark::data::random::{PythonRandom, TorchGenerator};
@@ -159,14 +159,14 @@ fn sizes() {
 
 #[test]
 fn transformed_coco_images() {
-    let Some(area) = support::area("data") else { return };
+    let Some(path) = golden("data", "real_images.json") else { return };
     let coco = support::root().join("../coco_mini");
     if !coco.is_dir() {
         println!("data/real_images: {} is not there", coco.display());
         return;
     }
-    let golden = json(&area.join("real_images.json"));
-    let tensors = Tensors::read(&area.join("real_images.safetensors"));
+    let golden = json(&path);
+    let tensors = Tensors::read(&path.with_extension("safetensors"));
     let mut report = Report::new("data/real_images");
     let transformed = |case: &Value, min_size: i64, max_size: i64| {
         let image = read_image(&coco.join(case["file"].as_str().expect("file"))).expect("an image");
