@@ -6,7 +6,8 @@ use anyhow::{bail, ensure, Context, Result};
 
 use super::buffer::Buffer;
 use super::opcodes as op;
-use super::value::{Dict, Dtype, Object, TensorData, Value};
+use super::tensor_data::{Dtype, TensorData};
+use super::value::{Dict, Object, Value};
 
 /// A pickle and the storages that it refers to, by their place in the list.
 pub(super) struct Encoded {

@@ -7,9 +7,10 @@ use anyhow::{bail, ensure, Context, Result};
 
 use super::buffer::Buffer;
 use super::globals::Global;
-use super::machine::{Id, Node, Pickled};
+use super::node::{Id, Node, Pickled};
 use super::numpy;
-use super::value::{row_major, Dict, Dtype, Object, TensorData, Value};
+use super::tensor_data::{row_major, Dtype, TensorData};
+use super::value::{Dict, Object, Value};
 
 /// Nesting of lists and dictionaries; a value that contains itself ends here too.
 const MAX_DEPTH: usize = 100;

@@ -2,8 +2,9 @@
 
 use anyhow::{bail, ensure, Context, Result};
 
-use super::machine::{Id, Machine, Node};
-use super::value::Dtype;
+use super::machine::Machine;
+use super::node::{Id, Node};
+use super::tensor_data::Dtype;
 
 /// An entry of the list of allowed names.
 #[derive(Clone, Debug, PartialEq)]

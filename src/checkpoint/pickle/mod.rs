@@ -12,9 +12,11 @@ mod encode;
 mod finish;
 mod globals;
 mod machine;
+mod node;
 mod numpy;
 mod opcodes;
 mod safetensors;
+mod tensor_data;
 mod text;
 mod torch_legacy;
 mod torch_zip;
@@ -22,7 +24,8 @@ mod value;
 mod write;
 
 pub use buffer::Buffer;
-pub use value::{Dict, Dtype, Object, TensorData, Value};
+pub use tensor_data::{Dtype, TensorData};
+pub use value::{Dict, Object, Value};
 pub use write::{atomically, write_file, write_pickle, write_safetensors};
 
 use anyhow::{ensure, Context, Result};

@@ -3,8 +3,9 @@
 use anyhow::{bail, ensure, Context, Result};
 
 use super::finish::Finisher;
-use super::machine::{Id, Node};
-use super::value::{row_major, Dtype, TensorData, Value};
+use super::node::{Id, Node};
+use super::tensor_data::{row_major, Dtype, TensorData};
+use super::value::Value;
 
 /// An array from its state: (version, shape, dtype, Fortran order, data).
 pub(super) fn array(finisher: &mut Finisher, state: Id) -> Result<TensorData> {

@@ -4,7 +4,8 @@ use anyhow::{bail, Context, Result};
 use safetensors::{Dtype as Stored, SafeTensors};
 
 use super::buffer::Buffer;
-use super::value::{Dict, Dtype, TensorData, Value};
+use super::tensor_data::{Dtype, TensorData};
+use super::value::{Dict, Value};
 
 /// Whether the bytes begin such a file: a header length that fits, then `{`.
 pub(super) fn matches(file: &Buffer) -> bool {

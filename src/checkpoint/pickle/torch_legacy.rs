@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use anyhow::{bail, ensure, Context, Result};
 
 use super::buffer::Buffer;
-use super::machine::{self, Pickled};
-use super::value::{Dtype, Value};
+use super::machine;
+use super::node::Pickled;
+use super::tensor_data::Dtype;
+use super::value::Value;
 use super::{finish, finish::no_storages};
 
 /// The first pickle of the stream: the integer 0x1950a86a20f9469cfc6c.

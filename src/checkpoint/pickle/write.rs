@@ -12,7 +12,8 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use super::encode::{encode, encode_arrays};
-use super::value::{Dtype, TensorData, Value};
+use super::tensor_data::{Dtype, TensorData};
+use super::value::Value;
 
 /// torch aligns storages to this, so that they can be memory-mapped.
 const ALIGNMENT: u16 = 64;
