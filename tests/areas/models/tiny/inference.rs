@@ -15,7 +15,11 @@ use super::{cases, Case, Expected, Report, PIXELS, RELATIVE, SCORE};
 #[test]
 fn inference() {
     let mut report = Report::new("models/tiny inference");
-    for folder in cases() {
+    let folders = cases();
+    if folders.is_empty() {
+        return; // said by `area`
+    }
+    for folder in folders {
         let case = Case::open(&folder);
         if case.cfg.test.bbox_aug.enabled {
             continue; // test_time_augmentation

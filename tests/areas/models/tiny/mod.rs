@@ -18,25 +18,18 @@ use super::support::{area, generator, ints, json, Report, Tensors};
 mod inference;
 mod training;
 
-/// Files of the area that are not compared, and why.
-pub const NOT_YET: &[(&str, &str)] = &[];
-
 /// The limits that the README of the golden models suggests.
 const RELATIVE: f64 = 1e-3;
 const SCORE: f64 = 2e-3;
 const PIXELS: f64 = 0.02;
 
-/// Every folder of the area, or those that `MRB_TINY` (comma-separated parts of names) picks.
+/// Every folder of the area.
 fn cases() -> Vec<PathBuf> {
     let Some(area) = area("models/tiny") else { return Vec::new() };
     let mut folders: Vec<PathBuf> =
         std::fs::read_dir(&area).unwrap().map(|f| f.unwrap().path()).filter(|f| f.is_dir()).collect();
     folders.sort();
     assert!(!folders.is_empty(), "no case in {}", area.display());
-    folders.retain(|f| !NOT_YET.iter().any(|(file, _)| *file == format!("tiny/{}/", name(f))));
-    if let Ok(picked) = std::env::var("MRB_TINY") {
-        folders.retain(|f| picked.split(',').any(|p| name(f).contains(p)));
-    }
     folders
 }
 

@@ -16,7 +16,11 @@ const SEED: i64 = 1234;
 #[test]
 fn training() {
     let mut report = Report::new("models/tiny training");
-    for folder in cases() {
+    let folders = cases();
+    if folders.is_empty() {
+        return; // said by `area`
+    }
+    for folder in folders {
         let case = Case::open(&folder);
         if !folder.join("expected_training.safetensors").is_file() {
             assert!(case.cfg.test.bbox_aug.enabled, "{} has no training", case.name);
