@@ -70,6 +70,14 @@ int mrb_contiguous(mrb_error* error, at::Tensor** output, const at::Tensor* tens
 // Whether the tensor would be kept in channels-last format by an operator that preserves the format.
 bool mrb_is_channels_last(const at::Tensor* tensor);
 
+// Whether `mrb_fused_conv` takes this input: float32 on the CPU, not empty, gradients off, and libtorch has the operator.
+bool mrb_can_fuse_conv(const at::Tensor* input);
+// Convolution plus bias plus residual, then ReLU, in one step. `bias` and `residual` may be null; `residual` has the
+// output's shape. The output has the memory format of the input.
+int mrb_fused_conv(mrb_error* error, at::Tensor** output, const at::Tensor* input, const at::Tensor* weight,
+                   const at::Tensor* bias, const at::Tensor* residual, int64_t stride, int64_t padding,
+                   int64_t dilation, int64_t groups, bool relu);
+
 // Random numbers on the CPU. A generator belongs to the caller (`mrb_generator_free`).
 int mrb_generator_new(mrb_error* error, at::Generator** generator, uint64_t seed);
 int mrb_generator_default(mrb_error* error, at::Generator** generator);

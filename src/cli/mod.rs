@@ -13,6 +13,7 @@
 //! ```
 
 mod args;
+mod benchmark;
 mod convert_weights;
 mod demo;
 mod make_shapes;
@@ -28,6 +29,7 @@ use std::sync::Once;
 use anyhow::Result;
 
 pub use args::{parse, ConfigArgs};
+pub use benchmark::benchmark;
 pub use convert_weights::convert_weights;
 pub use demo::demo;
 pub use make_shapes::make_shapes;

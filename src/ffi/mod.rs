@@ -1,9 +1,11 @@
 //! Safe functions over `csrc/api.h`: the only place with `unsafe` code. Every C++ exception comes back as an error.
 
+mod fused_conv;
 mod ops;
 mod raw;
 mod runtime;
 
+pub use fused_conv::{can_fuse_conv, fused_conv, FusedConv};
 pub use ops::{deform_conv, deform_roi_pool, match_by_iou, nms, roi_align, roi_pool, sigmoid_focal_loss};
 pub use raw::{DeformConvGeometry, DeformRoiPoolGeometry};
 pub use runtime::{channels_last, is_channels_last, keep_freed_memory, nchw, Generator};

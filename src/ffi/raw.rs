@@ -124,6 +124,22 @@ extern "C" {
 
     pub fn mrb_is_channels_last(tensor: *const C_tensor) -> bool;
 
+    pub fn mrb_can_fuse_conv(input: *const C_tensor) -> bool;
+
+    pub fn mrb_fused_conv(
+        error: *mut Error,
+        output: *mut *mut C_tensor,
+        input: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        residual: *const C_tensor,
+        stride: i64,
+        padding: i64,
+        dilation: i64,
+        groups: i64,
+        relu: bool,
+    ) -> c_int;
+
     pub fn mrb_generator_new(error: *mut Error, generator: *mut *mut Generator, seed: u64) -> c_int;
 
     pub fn mrb_generator_default(error: *mut Error, generator: *mut *mut Generator) -> c_int;

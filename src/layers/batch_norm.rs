@@ -77,6 +77,13 @@ impl BatchNorm2d {
         }
     }
 
+    /// Inference as one multiplication and one addition per channel: `(scale, shift)`, both `[channels]`.
+    pub fn scale_and_shift(&self) -> (Tensor, Tensor) {
+        let scale = &self.weight * (&self.running_var + Self::EPSILON).rsqrt();
+        let shift = &self.bias - &self.running_mean * &scale;
+        (scale, shift)
+    }
+
     /// With `train`, normalises with the statistics of the batch and moves the running ones towards them. An empty
     /// batch passes unchanged and leaves the statistics alone.
     ///

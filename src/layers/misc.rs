@@ -3,6 +3,8 @@
 
 use tch::Tensor;
 
+use crate::ffi::{self, FusedConv};
+
 use super::dcn::{DeformConv, DeformConvGeometry, ModulatedDeformConv};
 use super::{flops, Init, ParamPath};
 
@@ -93,6 +95,23 @@ impl Conv2d {
         let (s, p, d) = (self.stride, self.padding, self.dilation);
         let y = x.conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [d, d], self.groups);
         flops::record(y.numel(), weights_per_row(&self.weight));
+        y
+    }
+
+    /// The convolution with given weights instead of its own, plus `bias` and `residual`, then ReLU, in one step where
+    /// that is possible: in inference on the CPU.
+    pub(super) fn forward_fused(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        residual: Option<&Tensor>,
+        relu: bool,
+    ) -> Tensor {
+        let Self { stride, padding, dilation, groups, .. } = *self;
+        let conv = FusedConv { weight, bias, residual, stride, padding, dilation, groups, relu };
+        let y = ffi::fused_conv(x, &conv).expect("a convolution whose shapes fit");
+        flops::record(y.numel(), weights_per_row(weight));
         y
     }
 }

@@ -1,0 +1,58 @@
+//! Convolution with everything after it in one step, for inference on the CPU.
+
+use anyhow::Result;
+use tch::Tensor;
+
+use super::{call_for_tensor, optional, raw};
+
+/// The arguments of [`fused_conv`] besides its input.
+pub struct FusedConv<'a> {
+    /// `[O, C / groups, k, k]`
+    pub weight: &'a Tensor,
+    /// `[O]`
+    pub bias: Option<&'a Tensor>,
+    /// Added to the output, and of its shape.
+    pub residual: Option<&'a Tensor>,
+    pub stride: i64,
+    pub padding: i64,
+    pub dilation: i64,
+    pub groups: i64,
+    /// Negative results become 0, after everything else.
+    pub relu: bool,
+}
+
+/// Whether [`fused_conv`] takes this input: float32 on the CPU, not empty, gradients off, and libtorch was built with
+/// oneDNN.
+pub fn can_fuse_conv(input: &Tensor) -> bool {
+    // SAFETY: the handle comes from a live borrowed tensor, which the function only looks at.
+    unsafe { raw::mrb_can_fuse_conv(input.as_ptr()) }
+}
+
+/// A convolution, its bias, a residual and a ReLU, written to memory once.
+///
+/// # Shapes
+/// `[N, C, H, W]` to `[N, O, H', W']`, in the memory format of the input.
+///
+/// # Errors
+/// On inputs that [`can_fuse_conv`] denies, and on shapes that do not fit.
+pub fn fused_conv(input: &Tensor, conv: &FusedConv) -> Result<Tensor> {
+    let (input, weight) = (input.as_ptr(), conv.weight.as_ptr());
+    let (bias, residual) = (optional(conv.bias), optional(conv.residual));
+    // SAFETY: the handles come from live borrowed tensors (bias and residual may be null, which the function allows),
+    // the error and output from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe {
+        raw::mrb_fused_conv(
+            error,
+            output,
+            input,
+            weight,
+            bias,
+            residual,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            conv.relu,
+        )
+    })
+}
