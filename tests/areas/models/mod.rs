@@ -2,6 +2,7 @@
 
 use super::support;
 
+mod res2net_c4;
 mod state_dicts;
 mod tiny;
 
