@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: set-up, formatting, lints, all tests, the quickstart in small.
+# Prints the minutes that each phase took.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Tests of several threads beside each other are faster with one libtorch thread each, and give the same bits everywhere.
+export OMP_NUM_THREADS=1
+
+summary=()
+phase() {
+    local name=$1 start=$SECONDS
+    shift
+    printf '\n== %s\n' "$name"
+    "$@"
+    summary+=("$(awk -v s=$((SECONDS - start)) -v n="$name" 'BEGIN { printf "%-12s %5.1f min", n, s / 60 }')")
+}
+
+set_up() { tools/setup_libtorch.sh --check || tools/setup_libtorch.sh; }
+
+phase "set-up" set_up
+phase "format" cargo fmt --check
+phase "lints" cargo clippy --all-targets -- -D warnings
+phase "build" cargo test --no-run
+phase "programs" cargo build --bins
+phase "tests" cargo test
+phase "quickstart" env MRB_PROFILE=dev tools/quickstart.sh --smoke
+
+printf '\n== minutes\n'
+printf '%s\n' "${summary[@]}"
