@@ -3,7 +3,7 @@
 //! In reading order:
 //!
 //! - [`config`]: the original's YAML files and `KEY VALUE` overrides, resolved into one typed `Config`
-//! - [`ffi`]: safe functions over `csrc/api.h`; with [`ffi_system`] the only place with `unsafe` code
+//! - [`ffi`]: safe functions over `csrc/api.h` and the operating system, the only place with `unsafe` code
 //! - [`layers`]: parameters by name, convolutions, norms, and the operators of `csrc`
 //! - [`structures`]: `BoxList`, `ImageList`, masks and keypoints
 //! - [`modeling`]: backbones, RPN, heads, the detector
@@ -24,8 +24,6 @@ pub mod data;
 pub mod engine;
 #[allow(unsafe_code)]
 pub mod ffi;
-#[allow(unsafe_code)]
-pub mod ffi_system;
 pub mod layers;
 pub mod modeling;
 pub mod solver;

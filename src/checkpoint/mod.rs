@@ -25,7 +25,7 @@ pub use model_serialization::{load_weights, LoadOptions, LoadReport, ModelState,
 pub use pickle::{write_file, Buffer, Dict, Dtype, Object, TensorData, Value};
 pub use tensor::to_tensor;
 
-use crate::ffi_system::map_file;
+use crate::ffi::system::map_file;
 
 /// Reads a file of weights; its tensors are views of the memory-mapped file.
 ///

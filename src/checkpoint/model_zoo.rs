@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{ensure, Context, Result};
 use sha2::{Digest, Sha256};
 
-use crate::ffi_system::lock_file;
+use crate::ffi::system::lock_file;
 
 /// The cache: `$TORCH_MODEL_ZOO`, else `$TORCH_HOME/models`, else `~/.torch/models`.
 pub fn model_dir() -> PathBuf {

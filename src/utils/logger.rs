@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use super::progress;
-use crate::ffi_system::local_time;
+use crate::ffi::system::local_time;
 
 /// Name of the log file in the output folder.
 pub const FILE_NAME: &str = "log.txt";

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::ffi_system::exit_now;
+use crate::ffi::system::exit_now;
 
 type Action = Box<dyn FnOnce(&str) + Send>;
 
