@@ -118,8 +118,11 @@ pub trait Dataset: Send + Sync {
     /// The classes by label; the first is the background.
     fn class_names(&self) -> Vec<String>;
 
-    /// The data set's own category ids and names in their order, as written to `labels.json`.
-    fn categories(&self) -> Vec<(i64, String)>;
+    /// The data set's own category ids and names in their order, as written to `labels.json`: the labels themselves,
+    /// unless the data set has other numbers.
+    fn categories(&self) -> Vec<(i64, String)> {
+        (0..).zip(self.class_names()).skip(1).collect()
+    }
 
     /// Who judges predictions for it: COCO's metrics, unless the data set has its own.
     fn evaluator(&self) -> Box<dyn Evaluator> {
@@ -127,7 +130,11 @@ pub trait Dataset: Send + Sync {
     }
 
     /// What the data set is, for messages: its kind and annotation file.
-    fn describe(&self) -> String;
+    fn describe(&self) -> String {
+        let first =
+            if self.is_empty() { String::new() } else { format!(" beginning with {}", self.image_path(0).display()) };
+        format!("a data set of {} images{first}", self.len())
+    }
 
     /// For evaluators, which know their own data set.
     fn as_any(&self) -> &dyn Any;

@@ -31,6 +31,18 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
     decode_image(&bytes).with_context(|| format!("cannot decode image {}", path.display()))
 }
 
+/// The (width, height) of a JPEG, PNG or BMP file, without decoding it.
+///
+/// # Errors
+///
+/// If the file cannot be read or is no image; it is named.
+pub fn image_size(path: &Path) -> Result<(i64, i64)> {
+    let dimensions =
+        || -> Result<(u32, u32)> { Ok(image::ImageReader::open(path)?.with_guessed_format()?.into_dimensions()?) };
+    let (width, height) = dimensions().with_context(|| format!("cannot read the size of image {}", path.display()))?;
+    Ok((width.into(), height.into()))
+}
+
 /// Decodes a JPEG, PNG or BMP file held in memory; the format is told by the content, not by a name.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ mod transforms;
 
 pub use build::{build_transforms, BuildTransform, TransformRegistry};
 pub use color::{adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation};
-pub use decode::{decode_image, read_image};
+pub use decode::{decode_image, image_size, read_image};
 pub use normalize::Normalize;
 pub use resize::resize;
 pub use rgb_image::RgbImage;

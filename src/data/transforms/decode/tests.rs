@@ -134,6 +134,13 @@ fn files_are_named() {
         let error = format!("{:#}", read_image(&path).unwrap_err());
         assert!(error.contains(name) && error.contains(reason), "{error}");
     }
+    for (name, bytes) in
+        [("whole.jpg", jpeg(ColorSpace::JCS_RGB, 3, false)), ("whole.png", png(DynamicImage::new_rgb8(37, 29)))]
+    {
+        fs::write(folder.path().join(name), bytes).unwrap();
+        assert_eq!(image_size(&folder.path().join(name)).unwrap(), (37, 29));
+    }
+    assert!(format!("{:#}", image_size(&folder.path().join("text.jpg")).unwrap_err()).contains("text.jpg"));
     let error = format!("{:#}", read_image(&folder.path().join("missing.jpg")).unwrap_err());
     assert!(error.contains("missing.jpg") && error.contains("cannot read"), "{error}");
 }
