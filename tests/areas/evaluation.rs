@@ -12,7 +12,7 @@ mod run_lengths;
 mod voc;
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -53,6 +53,16 @@ fn every_file_is_tested() {
         "voc_eval.safetensors",
     ];
     support::all_files_known(&area, &tested, &[]);
+}
+
+/// Whether the area has a file. Only the subset that comes with the code may lack one, which is said aloud.
+fn has(area: &Path, file: &str) -> bool {
+    let there = area.join(file).exists();
+    if !there {
+        assert!(support::root().ends_with("tests/golden"), "{} has no {file}", area.display());
+        println!("{file}: not in {}", area.display());
+    }
+    there
 }
 
 /// A file that a golden file names: relative to the golden folder or to its parent. `None` (said aloud) where the
