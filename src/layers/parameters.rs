@@ -148,6 +148,13 @@ pub struct ParamPath {
     prefix: String,
 }
 
+/// The dotted name of the place itself.
+impl Display for ParamPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.prefix)
+    }
+}
+
 impl ParamPath {
     /// The path of the child module `name` (which may contain dots).
     pub fn sub(&self, name: impl Display) -> ParamPath {

@@ -228,6 +228,10 @@ mod tests {
         let dcn = with(&|cfg| cfg.model.resnets.stage_with_dcn.0.truncate(2));
         assert!(dcn.contains("STAGE_WITH_DCN has 2 entries"), "{dcn}");
         assert!(with(&|cfg| cfg.model.resnets.width_per_group = 0).contains("WIDTH_PER_GROUP is 0"));
+        assert!(with(&|cfg| cfg.model.resnets.stem_out_channels = -4).contains("STEM_OUT_CHANNELS is -4"));
+        let mut fbnet = narrow("FBNet", "BottleneckWithFixedBatchNorm");
+        fbnet.model.fbnet.scale_factor = 0.01;
+        assert!(message(&fbnet).contains("SCALE_FACTOR"), "{}", message(&fbnet));
         assert!(with(&|cfg| cfg.model.backbone.freeze_conv_body_at = 5).contains("FREEZE_CONV_BODY_AT is 5"));
         let gn = with(&|cfg| cfg.model.resnets.trans_func = "BottleneckWithGN".into());
         assert!(gn.contains("NUM_GROUPS 32 does not divide"), "{gn}");

@@ -127,10 +127,10 @@ pub(super) fn shortcut(path: &ParamPath, config: &BlockConfig) -> Result<Option<
     Ok(Some(ConvNorm::new(conv, Some(norm), false)))
 }
 
-/// Widths and splits are positive.
-pub(super) fn check_widths(num_groups: i64, width_per_group: i64, scale: i64) -> Result<()> {
-    for (key, value) in [("NUM_GROUPS", num_groups), ("WIDTH_PER_GROUP", width_per_group), ("SCALE", scale)] {
-        ensure!(value > 0, "MODEL.RESNETS.{key} is {value}; it must be at least 1");
+/// Fails on the first key of `MODEL.RESNETS` that is not positive.
+pub(super) fn check_positive(keys: &[(&str, i64)]) -> Result<()> {
+    for (key, value) in keys {
+        ensure!(*value > 0, "MODEL.RESNETS.{key} is {value}; it must be at least 1");
     }
     Ok(())
 }

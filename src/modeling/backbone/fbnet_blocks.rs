@@ -27,8 +27,7 @@ impl BnType {
             BnType::Group(groups) => {
                 ensure!(
                     groups > 0 && channels % groups == 0,
-                    "MODEL.GROUP_NORM.NUM_GROUPS {groups} does not divide {channels} channels of {}",
-                    path.name("")
+                    "MODEL.GROUP_NORM.NUM_GROUPS {groups} does not divide {channels} channels of {path}"
                 );
                 Norm::Group(GroupNorm::new(path, groups, channels, 1e-5))
             }
@@ -68,11 +67,14 @@ pub struct ConvBnRelu {
 /// The stride or the number of groups does not fit.
 pub fn conv_bn_relu(path: &ParamPath, input: i64, output: i64, options: ConvBnRelu) -> Result<ConvNorm> {
     let ConvBnRelu { kernel, stride, group, relu, bn } = options;
-    ensure!([1, 2, 4].contains(&stride), "{} has stride {stride}; FBNet knows 1, 2 and 4", path.name(""));
+    ensure!([1, 2, 4].contains(&stride), "{path} has stride {stride}; FBNet knows 1, 2 and 4");
+    ensure!(
+        input > 0 && output > 0,
+        "{path} has {input} and {output} channels; widths come from MODEL.FBNET's architecture times SCALE_FACTOR"
+    );
     ensure!(
         input % group == 0 && output % group == 0,
-        "{} has {input} and {output} channels, which {group} groups do not divide",
-        path.name("")
+        "{path} has {input} and {output} channels, which {group} groups do not divide"
     );
     let config = ConvConfig {
         stride,
@@ -160,7 +162,7 @@ fn indexed_conv(path: &ParamPath, at: i64, channels: (i64, i64), kernel: i64, st
 }
 
 fn ensure_stride_1_or_2(path: &ParamPath, stride: i64) -> Result<()> {
-    ensure!([1, 2].contains(&stride), "{} has stride {stride}; this operator knows 1 and 2", path.name(""));
+    ensure!([1, 2].contains(&stride), "{path} has stride {stride}; this operator knows 1 and 2");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use anyhow::{bail, ensure, Context, Result};
 use tch::Tensor;
 
 use super::blocks::{
-    check_widths, shortcut, transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily,
+    check_positive, shortcut, transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily,
     DeformableSettings, NamedBlock, NormKind,
 };
 use crate::config::Config;
@@ -124,14 +124,21 @@ impl ResNet {
         Self::with_stages(cfg, path, family, &specs)
     }
 
-    /// As [`ResNet::new`], with stages of the caller's choice.
+    /// As [`ResNet::new`], with stages of the caller's choice: consecutive indices from 1.
     ///
     /// # Errors
     /// A name is not known or keys contradict each other; the message names them.
     pub fn with_stages(cfg: &Config, path: &ParamPath, family: BlockFamily, specs: &[StageSpec]) -> Result<Self> {
         let resnets = &cfg.model.resnets;
         let (norm, build) = transformation(&resnets.trans_func, Some(family), cfg.into())?;
-        check_widths(resnets.num_groups, resnets.width_per_group, resnets.scale)?;
+        check_positive(&[
+            ("STEM_OUT_CHANNELS", resnets.stem_out_channels),
+            ("RES2_OUT_CHANNELS", resnets.res2_out_channels),
+            ("BACKBONE_OUT_CHANNELS", resnets.backbone_out_channels),
+            ("NUM_GROUPS", resnets.num_groups),
+            ("WIDTH_PER_GROUP", resnets.width_per_group),
+            ("SCALE", resnets.scale),
+        ])?;
         check_dcn_stages(&resnets.stage_with_dcn, specs.len(), family)?;
 
         let stem = Stem::new(&path.sub("stem"), cfg)?;
@@ -272,8 +279,13 @@ impl ResNetHead {
     /// The block is not known, or a width does not fit.
     pub fn new(path: &ParamPath, config: ResNetHeadConfig) -> Result<Self> {
         let (norm, build) = transformation(config.trans_func, None, config.group_norm)?;
-        check_widths(config.num_groups, config.width_per_group, config.scale)?;
-        ensure!(config.dilation > 0, "MODEL.RESNETS.RES5_DILATION is {}; it must be at least 1", config.dilation);
+        check_positive(&[
+            ("RES2_OUT_CHANNELS", config.res2_out_channels),
+            ("NUM_GROUPS", config.num_groups),
+            ("WIDTH_PER_GROUP", config.width_per_group),
+            ("SCALE", config.scale),
+            ("RES5_DILATION", config.dilation),
+        ])?;
         let first_spec = config.stages.first().context("a ResNet head needs at least one stage")?;
         let factor = 1 << (first_spec.index - 1);
         let out_channels = config.res2_out_channels * factor;
