@@ -10,7 +10,7 @@ use tch::Tensor;
 use super::hints;
 use super::pickle::{Dict, TensorData, Value};
 use super::{read_file, to_tensor};
-use crate::layers::parameters::Parameters;
+use crate::layers::parameters::{Entry, Parameters, Role};
 
 /// Named tensors of a file, in its order.
 pub type StateDict = Vec<(String, TensorData)>;
@@ -97,11 +97,28 @@ pub fn state_dict_of(file: &Value) -> Result<StateDict> {
 }
 
 /// A model's named tensors, shared with the model, for another thread to save.
-pub struct ModelState(Vec<(String, Tensor, Option<String>)>);
+pub struct ModelState {
+    entries: Vec<Entry>,
+    /// The model's own buffers, by their place in `entries`.
+    live_buffers: Vec<(usize, Tensor)>,
+}
 
 impl ModelState {
     pub fn new(parameters: &Parameters) -> Self {
-        Self(parameters.state().into_iter().map(|entry| (entry.name, entry.tensor, entry.alias_of)).collect())
+        let entries = parameters.state();
+        let buffers = entries.iter().enumerate().filter(|(_, entry)| entry.role == Role::Buffer);
+        let live_buffers = buffers.map(|(i, entry)| (i, entry.tensor.shallow_clone())).collect();
+        let mut state = Self { entries, live_buffers };
+        state.keep_buffers();
+        state
+    }
+
+    /// Takes over the values that buffers have now. Parameters only change in the optimizer's step, but batch norm
+    /// changes its buffers in every forward pass: a snapshot has those of the last call.
+    pub fn keep_buffers(&mut self) {
+        for (i, live) in &self.live_buffers {
+            self.entries[*i].tensor = live.copy();
+        }
     }
 
     /// The model's state as `model.state_dict()` saves it: copies on the CPU, in order, shared tensors once.
@@ -111,7 +128,7 @@ impl ModelState {
     pub fn state_dict(&self) -> Result<Value> {
         let mut dict = Dict::ordered();
         let mut known: HashMap<&str, TensorData> = HashMap::new();
-        for (name, tensor, alias_of) in &self.0 {
+        for Entry { name, tensor, alias_of, .. } in &self.entries {
             let data = match alias_of.as_ref().and_then(|name| known.get(name.as_str())) {
                 Some(shared) => shared.clone(),
                 None => TensorData::try_from(tensor).with_context(|| name.clone())?,

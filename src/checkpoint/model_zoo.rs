@@ -198,7 +198,8 @@ mod http {
             _ => OpenOptions::new().append(true).open(part)?,
         };
         const STEP: u64 = 1 << 20;
-        let mut progress = Progress::new("MB", total.unwrap_or(0) / STEP, false).starting_at(start / STEP);
+        let mut progress =
+            Progress::new(module_path!(), "MB", total.unwrap_or(0) / STEP, false).starting_at(start / STEP);
         let (_, body) = response.into_parts();
         let mut reader = body.into_reader();
         let mut buffer = vec![0; 1 << 16];

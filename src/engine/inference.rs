@@ -80,7 +80,7 @@ pub fn compute_on_dataset(
 ) -> Result<Vec<BoxList>> {
     let dataset = data_loader.dataset();
     let mut results: Vec<Option<BoxList>> = (0..dataset.len()).map(|_| None).collect();
-    let mut progress = Progress::new("images", dataset.len() as u64, false);
+    let mut progress = Progress::new(TARGET, "images", dataset.len() as u64, false);
     for batch in data_loader.iter() {
         let batch = batch?;
         timer.tic();

@@ -45,7 +45,7 @@ pub fn do_train(training: &Training) -> Result<()> {
     let max_iter = data_loader.len() as i64;
     log::info!(target: TARGET, "Start training");
     let mut meters = MetricLogger::new("  ");
-    let mut progress = Progress::new("iterations", max_iter.max(0) as u64, true).starting_at(start as u64);
+    let mut progress = Progress::new(TARGET, "iterations", max_iter.max(0) as u64, true).starting_at(start as u64);
     let watched = TrainingState::clone(state);
     let _guard = on_termination(move |signal| save_at_signal(&watched, signal))?;
 

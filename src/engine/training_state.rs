@@ -65,6 +65,7 @@ impl TrainingState {
         let completed = &mut *guard;
         completed.optimizer.step();
         completed.scheduler.step(&mut completed.optimizer);
+        completed.model.keep_buffers();
         completed.iteration += 1;
         completed.random = Generator::default_cpu()?.state()?;
         Ok(())

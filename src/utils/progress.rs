@@ -20,6 +20,7 @@ pub fn suspend<T>(print: impl FnOnce() -> T) -> T {
 
 /// Counts the steps of one loop.
 pub struct Progress {
+    target: &'static str,
     what: String,
     total: u64,
     done: u64,
@@ -30,9 +31,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `what` names the steps (`"iterations"`, `"images"`). With `quiet` there is a bar on a terminal and nothing
+    /// `target` is the logger, `what` names the steps (`"iterations"`, `"images"`). With `quiet` there is a bar on a terminal and nothing
     /// otherwise, for a loop that has log lines of its own.
-    pub fn new(what: &str, total: u64, quiet: bool) -> Self {
+    pub fn new(target: &'static str, what: &str, total: u64, quiet: bool) -> Self {
         use std::io::IsTerminal;
         let bar = std::io::stderr().is_terminal().then(|| {
             let style =
@@ -43,7 +44,7 @@ impl Progress {
         let now = Instant::now();
         // A quiet loop without a terminal has said everything it will say.
         let said_at = if quiet { u64::MAX } else { 0 };
-        Self { what: what.into(), total, done: 0, started: now, bar, said: now, said_at }
+        Self { target, what: what.into(), total, done: 0, started: now, bar, said: now, said_at }
     }
 
     /// Starts counting at `done` (a loop that goes on where an earlier one stopped).
@@ -65,7 +66,14 @@ impl Progress {
         } else if self.done < self.total && self.is_due() {
             let elapsed = self.started.elapsed().as_secs_f64();
             let left = elapsed / self.done as f64 * (self.total - self.done) as f64;
-            log::info!("{} of {} {}  eta: {}", self.done, self.total, self.what, time_str(left.floor()));
+            log::info!(
+                target: self.target,
+                "{} of {} {}  eta: {}",
+                self.done,
+                self.total,
+                self.what,
+                time_str(left.floor())
+            );
             self.said = Instant::now();
             self.said_at = self.done;
         }
@@ -92,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_line_is_due_every_tenth_of_the_way() {
-        let mut progress = Progress::new("images", 95, false);
+        let mut progress = Progress::new("test", "images", 95, false);
         let mut due = 0;
         for _ in 0..95 {
             progress.done += 1;
@@ -106,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_quiet_loop_is_never_due() {
-        let mut progress = Progress::new("iterations", 10, true).starting_at(3);
+        let mut progress = Progress::new("test", "iterations", 10, true).starting_at(3);
         assert_eq!(progress.done, 3);
         progress.done = 10;
         assert!(!progress.is_due());
