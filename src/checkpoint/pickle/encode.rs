@@ -85,7 +85,9 @@ impl Encoder {
     fn many<'v>(&mut self, opcode: u8, items: impl ExactSizeIterator<Item = &'v Value>) -> Result<()> {
         if items.len() > 0 {
             self.out.push(op::MARK);
-            items.map(|item| self.value(item)).collect::<Result<()>>()?;
+            for item in items {
+                self.value(item)?;
+            }
             self.out.push(opcode);
         }
         Ok(())
@@ -130,7 +132,9 @@ impl Encoder {
         match items.len() {
             0 => self.out.push(op::EMPTY_TUPLE),
             n @ 1..=3 => {
-                items.iter().map(|item| self.value(item)).collect::<Result<()>>()?;
+                for item in items {
+                    self.value(item)?;
+                }
                 self.out.push(op::TUPLE1 + (n as u8 - 1));
             }
             _ => self.many(op::TUPLE, items.iter())?,

@@ -361,6 +361,6 @@ impl<'a> Machine<'a> {
 }
 
 fn pairs(items: &[Id]) -> Result<Vec<(Id, Id)>> {
-    ensure!(items.len() % 2 == 0, "a dictionary gets a key without a value");
+    ensure!(items.len().is_multiple_of(2), "a dictionary gets a key without a value");
     Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }

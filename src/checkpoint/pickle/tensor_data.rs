@@ -126,12 +126,12 @@ impl TensorData {
                 dims.iter().zip(&steps).try_fold(offset + 1, |sum, (d, s)| sum.checked_add((d - 1).checked_mul(*s)?))
             }
         };
-        if !last.is_some_and(|last| last <= available) {
+        if last.is_none_or(|last| last > available) {
             bail!("{} of {dtype} leaves its storage of {available} elements", what());
         }
         if !dims.contains(&0) {
             let numel = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-            if !numel.is_some_and(|n| n <= available.max(MAX_EXPANDED)) {
+            if numel.is_none_or(|n| n > available.max(MAX_EXPANDED)) {
                 bail!("{} is expanded from only {available} elements", what());
             }
         }

@@ -29,10 +29,6 @@ fn models_are_filled() {
     for case in cases(&folder) {
         let golden = json(&folder.join(format!("{case}.json")));
         let cfg = Config::load(Some(&folder.join(config_of(&case))), &[]).expect("a valid configuration");
-        if cfg.model.resnets.stage_with_dcn.contains(&true) {
-            println!("not yet: {case} – deformable convolution");
-            continue;
-        }
         let parameters = Parameters::new(Device::Cpu);
         {
             let _lock = generator();
