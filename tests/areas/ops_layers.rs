@@ -1,4 +1,6 @@
 //! Golden `ops/layers`: frozen batch norm, resizing, and what layers make of empty batches.
+//!
+//! The layers are not initialised, which would draw from the generator that other tests have seeded.
 
 use maskrcnn_benchmark::layers::{
     interpolate, BatchNorm2d, Conv2d, ConvConfig, ConvTranspose2d, DFConv2d, DFConvConfig, FrozenBatchNorm2d,
@@ -16,7 +18,7 @@ fn layers() {
     let tensors = Tensors::read(&area.join("layers.safetensors"));
     let mut report = Report::new("ops/layers");
 
-    let norm = FrozenBatchNorm2d::new(&Parameters::new(Device::Cpu).root(), 6);
+    let norm = FrozenBatchNorm2d::new(&Parameters::uninitialised(Device::Cpu).root(), 6);
     for (buffer, name) in [
         (&norm.weight, "weight"),
         (&norm.bias, "bias"),
@@ -74,7 +76,7 @@ fn size(arguments: &Value) -> Option<Size> {
 
 /// What the layer of the case makes of its empty batch; the graph must reach the input, as in the original.
 fn empty(case: &Value) -> Option<Tensor> {
-    let parameters = Parameters::new(Device::Cpu);
+    let parameters = Parameters::uninitialised(Device::Cpu);
     let (path, arguments) = (parameters.root(), &case["args"]);
     let shape = ints(&case["input_shape"]);
     let input = Tensor::zeros(&shape, (Kind::Float, Device::Cpu)).set_requires_grad(true);
@@ -125,7 +127,7 @@ fn deformable_convolution_with_its_offsets() {
         };
         let input = tensors.get(&format!("{name}/input"));
         let output = tensors.get(&format!("{name}/output"));
-        let parameters = Parameters::new(Device::Cpu);
+        let parameters = Parameters::uninitialised(Device::Cpu);
         let (channels, kernel) = (input.size()[1], number("kernel"));
         let layer = DFConv2d::new(&parameters.root(), channels, output.size()[1], kernel, config);
         let _guard = tch::no_grad_guard();
