@@ -5,6 +5,8 @@ mod support;
 
 #[path = "programs/bad_input.rs"]
 mod bad_input;
+#[path = "programs/benchmark.rs"]
+mod benchmark;
 #[path = "programs/custom_dataset.rs"]
 mod custom_dataset;
 #[path = "programs/errors.rs"]

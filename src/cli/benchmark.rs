@@ -163,9 +163,9 @@ fn paste(detections: &BoxList, size: (i64, i64)) -> Result<()> {
 
 /// Operations a second of a large matrix product: what the machine can do at best with plain means.
 fn matrix_product_flops(device: Device) -> f64 {
-    const SIDE: i64 = 2048;
+    const SIDE: i64 = 1024;
     let matrix = Tensor::randn([SIDE, SIDE], (Kind::Float, device));
-    let seconds = (0..4).map(|_| {
+    let seconds = (0..8).map(|_| {
         let start = Instant::now();
         // Reading a value waits for the device.
         let _ = matrix.mm(&matrix).double_value(&[0, 0]);

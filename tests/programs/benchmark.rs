@@ -1,0 +1,79 @@
+//! What `benchmark` reports.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::support::{fails, root, shapes, succeeds};
+
+fn benchmark(options: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_benchmark"));
+    command.env("OMP_NUM_THREADS", "1").current_dir(root());
+    command.args(["--config-file", "tests/programs/tiny.yaml", "--runs", "3", "--warmup", "0"]);
+    command.args(options);
+    command
+}
+
+fn report(file: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(file).expect("the report")).expect("JSON")
+}
+
+#[test]
+fn every_phase_is_timed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("report.json");
+    let json = file.display().to_string();
+    let image = std::fs::read_dir(shapes().join("val")).expect("images").next().expect("an image").expect("an image");
+    let image = image.path().display().to_string();
+    let text = succeeds(&mut benchmark(&["--image", &image, "--threads", "1", "--json", &json]));
+    assert!(text.contains("random weights, 1 threads, median of 3 runs"), "{text}");
+    let report = report(&file);
+    let phases = ["decode", "resize, normalise", "backbone", "rpn", "box head", "mask head", "paste masks"];
+    for phase in phases {
+        assert!(report["phases"][phase].as_f64().is_some_and(|seconds| seconds > 0.0), "{phase}: {report}");
+        assert!(text.contains(phase), "{text}");
+    }
+    let forward = report["forward_s"].as_array().expect("a list");
+    assert_eq!(forward.len(), 3);
+    let parts: f64 = phases[2..6].iter().filter_map(|phase| report["phases"][phase].as_f64()).sum();
+    let longest = forward.iter().filter_map(Value::as_f64).fold(0.0, f64::max);
+    assert!(parts > 0.0 && parts < 3.0 * longest, "{report}");
+    // Every score passes this configuration's threshold, so the limit of detections is reached.
+    assert!(report["detections"].as_u64().is_some_and(|number| number >= 10), "{report}");
+    for quantity in ["gflop", "matrix_product_gflop_per_s", "peak_memory_mb"] {
+        assert!(report[quantity].as_f64().is_some_and(|value| value > 0.0), "{quantity}: {report}");
+    }
+}
+
+#[test]
+fn noise_has_the_size_that_was_asked_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let gflop = |size: &str| {
+        let file = folder.path().join("report.json");
+        let json = file.display().to_string();
+        succeeds(&mut benchmark(&[
+            "--image-size",
+            size,
+            "--json",
+            &json,
+            "MODEL.RPN_ONLY",
+            "True",
+            "MODEL.MASK_ON",
+            "False",
+        ]));
+        let report = report(&file);
+        assert!(report["phases"]["decode"].is_null(), "{report}");
+        report["gflop"].as_f64().expect("a number")
+    };
+    let (small, large) = (gflop("64x64"), gflop("64x128"));
+    assert!((large / small - 2.0).abs() < 0.01, "{small} and {large} GFLOP");
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    let error = fails(&mut benchmark(&["--image-size", "800"]), 2);
+    assert!(error.contains("800x1066"), "{error}");
+    let error = fails(&mut benchmark(&["--image", "/nowhere/image.jpg"]), 1);
+    assert!(error.contains("/nowhere/image.jpg"), "{error}");
+}
