@@ -57,7 +57,10 @@ fn install_panic_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         std::panic::set_hook(Box::new(|info| {
-            let message = info.payload_as_str().unwrap_or("unknown reason");
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            let message = text.unwrap_or("unknown reason");
             // libtorch appends its own stack trace to its messages.
             let message = message.lines().take_while(|l| !l.starts_with("Exception raised from")).collect::<Vec<_>>();
             let place = info.location().map_or(String::new(), |l| format!(" ({}:{})", l.file(), l.line()));

@@ -38,15 +38,14 @@ pub fn on_termination(action: impl FnOnce(&str) + Send + 'static) -> Result<Term
 }
 
 fn watch(mut signals: Signals) {
-    for signal in signals.forever() {
-        let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-        let action = ACTION.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(action) = action {
-            // The process must end whatever happens in there.
-            let _ = catch_unwind(AssertUnwindSafe(|| action(name)));
-        }
-        exit_now(128 + signal);
+    let Some(signal) = signals.forever().next() else { return };
+    let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+    let action = ACTION.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(action) = action {
+        // The process must end whatever happens in there.
+        let _ = catch_unwind(AssertUnwindSafe(|| action(name)));
     }
+    exit_now(128 + signal);
 }
 
 impl Drop for TerminationGuard {

@@ -1,6 +1,6 @@
 //! The outlines and colours of the shapes.
 
-use super::Draws;
+use super::{Draws, TILT};
 
 /// Corners of the polygon that stands for a circle.
 const CIRCLE_CORNERS: usize = 40;
@@ -25,9 +25,9 @@ impl Outline {
         Self::corners_at(center, radius, sorted.iter().map(|a| a + angle))
     }
 
-    /// A triangle, roughly equilateral, whose corners lie `radius` from its center.
+    /// A triangle, roughly equilateral and pointing up, whose corners lie `radius` from its center.
     pub(super) fn triangle(center: (f64, f64), radius: f64, draws: &mut Draws) -> Self {
-        let turn = draws.angle();
+        let turn = draws.uniform(-TILT, TILT) - std::f64::consts::FRAC_PI_2;
         let angles: Vec<f64> =
             (0..3).map(|i| turn + f64::from(i) * std::f64::consts::TAU / 3.0 + draws.uniform(-0.3, 0.3)).collect();
         Self::corners_at(center, radius, angles.into_iter())

@@ -18,6 +18,8 @@ pub const CLASSES: [&str; 3] = ["circle", "box", "triangle"];
 const SIDES: (f64, f64) = (192.0, 256.0);
 /// Smallest and largest diameter of an object in pixels.
 const DIAMETERS: (f64, f64) = (32.0, 110.0);
+/// How far boxes and triangles lean, in radians.
+const TILT: f64 = 0.4;
 /// Objects per image.
 const OBJECTS: (usize, usize) = (3, 6);
 /// An object stays only while at least this part of it is visible.
@@ -135,7 +137,10 @@ impl Canvas {
         }
         let outline = match class {
             0 => Outline::circle(center, radius),
-            1 => Outline::rectangle(center, radius, draws.uniform(0.5, 1.0), draws.angle()),
+            1 => {
+                let upright = draws.below(2) as f64 * std::f64::consts::FRAC_PI_2;
+                Outline::rectangle(center, radius, draws.uniform(0.5, 1.0), upright + draws.uniform(-TILT, TILT))
+            }
             _ => Outline::triangle(center, radius, draws),
         };
         self.put(class, outline)
