@@ -22,7 +22,7 @@ pub struct Generator {
     _private: [u8; 0],
 }
 
-/// `mrb_deform_conv_geometry`.
+/// `mrb_deform_conv_geometry`; see [`crate::layers::dcn::DeformConvGeometry`].
 #[repr(C)]
 pub struct DeformConvGeometry {
     pub stride_h: i64,
@@ -35,7 +35,7 @@ pub struct DeformConvGeometry {
     pub deformable_groups: i64,
 }
 
-/// `mrb_deform_roi_pool_geometry`.
+/// `mrb_deform_roi_pool_geometry`; see [`crate::layers::dcn::DeformRoIPoolingConfig`].
 #[repr(C)]
 pub struct DeformRoiPoolGeometry {
     pub spatial_scale: f64,

@@ -6,9 +6,13 @@ use crate::layers::{Init, ParamPath};
 /// Strides and the like of a deformable convolution; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeformConvGeometry {
+    /// Pixels from one position of the kernel to the next.
     pub stride: (i64, i64),
+    /// Zeros on each side.
     pub padding: (i64, i64),
+    /// Pixels from one weight of the kernel to the next.
     pub dilation: (i64, i64),
+    /// Parts of the channels that are convolved separately.
     pub groups: i64,
     /// Parts of the channels that have offsets (and masks) of their own.
     pub deformable_groups: i64,
@@ -79,6 +83,7 @@ pub struct DeformConv {
 }
 
 impl DeformConv {
+    /// Parameter `weight` `[out, in / groups, kh, kw]`.
     pub fn new(
         path: &ParamPath,
         in_channels: i64,
@@ -104,6 +109,7 @@ pub struct ModulatedDeformConv {
 }
 
 impl ModulatedDeformConv {
+    /// Parameters `weight` `[out, in / groups, kh, kw]` and, with `bias`, `bias` `[out]`.
     pub fn new(
         path: &ParamPath,
         in_channels: i64,
@@ -134,6 +140,7 @@ pub struct ModulatedDeformConvPack {
 }
 
 impl ModulatedDeformConvPack {
+    /// Parameters `weight`, `bias`, `conv_offset_mask.weight` and `conv_offset_mask.bias`.
     pub fn new(
         path: &ParamPath,
         in_channels: i64,

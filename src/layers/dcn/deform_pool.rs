@@ -69,6 +69,7 @@ pub fn deform_roi_pooling(
 
 /// Pooling whose offsets come from elsewhere; no parameters.
 pub struct DeformRoIPooling {
+    /// Sizes and scales.
     pub config: DeformRoIPoolingConfig,
 }
 
@@ -111,6 +112,7 @@ pub struct DeformRoIPoolingPack {
 }
 
 impl DeformRoIPoolingPack {
+    /// Offsets come from two hidden layers of `deform_fc_channels`.
     pub fn new(path: &ParamPath, config: DeformRoIPoolingConfig, deform_fc_channels: i64) -> Self {
         let bins = config.out_size * config.out_size;
         let offset_fc = Predictor::new(
@@ -138,6 +140,7 @@ pub struct ModulatedDeformRoIPoolingPack {
 }
 
 impl ModulatedDeformRoIPoolingPack {
+    /// Offsets come from two hidden layers of `deform_fc_channels`, factors from one.
     pub fn new(path: &ParamPath, config: DeformRoIPoolingConfig, deform_fc_channels: i64) -> Self {
         let bins = config.out_size * config.out_size;
         let inputs = bins * config.out_channels;
