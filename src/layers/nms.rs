@@ -70,7 +70,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn equals_the_double_loop(seed in 0u64..10_000, count in 0i64..1300, threshold in 0.1f64..0.9) {
+        fn equals_the_double_loop(seed in 0u64..10_000, count in 0i64..2600, threshold in 0.1f64..0.9) {
             let (boxes, scores) = case(count, seed);
             let rows: Vec<[f32; 4]> = Vec::<f32>::try_from(boxes.view(-1)).unwrap()
                 .chunks(4).map(|c| [c[0], c[1], c[2], c[3]]).collect();
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_what_is_kept() {
-        let (boxes, scores) = case(3000, 3);
+        let (boxes, scores) = case(9000, 3);
         let one = nms(&boxes, &scores, 0.6);
         let threads = tch::get_num_threads();
         tch::set_num_threads(2);

@@ -69,21 +69,24 @@ bool suppressed(const Boxes<T>& kept, int64_t first, const T* box, T threshold, 
 
 template <typename T>
 std::vector<int64_t> kept_indices(const at::Tensor& boxes, const at::Tensor& order, T threshold, bool at_threshold) {
-  constexpr int64_t block = 512;
   const T* data = boxes.const_data_ptr<T>();
   const int64_t* ranked = order.const_data_ptr<int64_t>();
   const auto total = order.numel();
+  // Few blocks, since threads wait for each other at the end of each; one for a small number of boxes.
+  const auto block = std::max<int64_t>(2048, (total + 7) / 8);
   Boxes<T> kept;
   std::vector<int64_t> indices;
   std::vector<uint8_t> dead(block);
   for (int64_t start = 0; start < total; start += block) {
     const auto count = std::min(block, total - start);
     const auto before = kept.size();
-    at::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
-      for (auto i = begin; i < end; ++i) {
-        dead[i] = suppressed(kept, 0, data + ranked[start + i] * 4, threshold, at_threshold);
-      }
-    });
+    if (before > 0) {
+      at::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
+        for (auto i = begin; i < end; ++i) {
+          dead[i] = suppressed(kept, 0, data + ranked[start + i] * 4, threshold, at_threshold);
+        }
+      });
+    }
     for (int64_t i = 0; i < count; ++i) {
       const auto index = ranked[start + i];
       if (dead[i] || suppressed(kept, before, data + index * 4, threshold, at_threshold)) continue;
