@@ -27,11 +27,14 @@ use maskrcnn_benchmark::data::transforms::{image_size, read_image};
 use maskrcnn_benchmark::structures::{BoxList, Mode};
 use tch::Tensor;
 
+/// The label of a box, and its corners.
+type LabelledBox = (i64, [f32; 4]);
+
 struct CsvDataset {
     root: PathBuf,
     classes: Vec<String>,
-    /// File, and the label and corners of each box.
-    images: Vec<(String, Vec<(i64, [f32; 4])>)>,
+    /// Files, and what is in each.
+    images: Vec<(String, Vec<LabelledBox>)>,
 }
 
 impl CsvDataset {
@@ -49,7 +52,7 @@ impl CsvDataset {
         }
         let names: BTreeSet<&String> = lines.iter().map(|(_, class, _)| class).collect();
         let classes: Vec<String> = [BACKGROUND.to_owned()].into_iter().chain(names.into_iter().cloned()).collect();
-        let mut images: BTreeMap<String, Vec<(i64, [f32; 4])>> = BTreeMap::new();
+        let mut images: BTreeMap<String, Vec<LabelledBox>> = BTreeMap::new();
         for (file, class, corners) in &lines {
             let label = classes.iter().position(|name| name == class).context("a class without a label")?;
             images.entry(file.clone()).or_default().push((label as i64, *corners));

@@ -151,8 +151,8 @@ fn quantity(name: &str) -> &str {
         n if n.contains("boxes_original") => "boxes original",
         n if n.contains("keypoints_original") => "keypoints original",
         n => {
-            let parts = n.split('.').filter(|p| p.parse::<u32>().is_err());
-            let last = parts.last().expect("a name");
+            let mut parts = n.split('.').filter(|p| p.parse::<u32>().is_err());
+            let last = parts.next_back().expect("a name");
             match (n.contains("proposals."), last) {
                 (true, _) => "proposals",
                 (false, last) => last,
