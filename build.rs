@@ -31,6 +31,7 @@ fn main() {
         .define("_GLIBCXX_USE_CXX11_ABI", "1") // the ABI of libtorch's wheels
         .define("NDEBUG", None)
         .include("csrc")
+        .include("csrc/distributed/standin") // headers of gloo, which libtorch's wheels lack
         .flag(format!("-isystem{}", include.display()))
         .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
         .files(&sources);

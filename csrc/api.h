@@ -88,4 +88,46 @@ int mrb_generator_set_state(mrb_error* error, at::Generator* generator, const at
 int mrb_randperm(mrb_error* error, at::Tensor** output, int64_t n, at::Generator* generator);
 int mrb_rand(mrb_error* error, at::Tensor** output, int64_t n, at::Generator* generator);
 
+// ---- distributed: c10d ----
+
+// A store belongs to the caller (`mrb_store_free`), and so do groups and reducers. A group keeps its store, a reducer
+// its group.
+struct mrb_store;
+struct mrb_process_group;
+struct mrb_reducer;
+
+// Connects to the store at host:port, which the process with `is_server` hosts; it may give port 0 for any free one.
+int mrb_store_new(mrb_error* error, mrb_store** store, uint16_t* bound_port, const char* host, uint16_t port,
+                  bool is_server, int64_t timeout_ms);
+int mrb_store_with_prefix(mrb_error* error, mrb_store** prefixed, const mrb_store* store, const char* prefix);
+void mrb_store_free(mrb_store* store);
+int mrb_store_set(mrb_error* error, const mrb_store* store, const char* key, const uint8_t* value, size_t len);
+// The bytes of a key as a uint8 tensor; waits until the key is there.
+int mrb_store_get(mrb_error* error, at::Tensor** value, const mrb_store* store, const char* key);
+int mrb_store_add(mrb_error* error, int64_t* sum, const mrb_store* store, const char* key, int64_t amount);
+int mrb_store_check(mrb_error* error, bool* is_there, const mrb_store* store, const char* key);
+
+// All processes of a group call the functions below in the same order.
+int mrb_process_group_gloo(mrb_error* error, mrb_process_group** group, const mrb_store* store, int64_t rank,
+                           int64_t world_size, int64_t timeout_ms);
+void mrb_process_group_free(mrb_process_group* group);
+int mrb_barrier(mrb_error* error, const mrb_process_group* group);
+// In place.
+int mrb_all_reduce_sum(mrb_error* error, const mrb_process_group* group, const at::Tensor* tensor);
+// `output` holds world size times as many elements as `input`; both have one dimension.
+int mrb_all_gather(mrb_error* error, const mrb_process_group* group, const at::Tensor* output,
+                   const at::Tensor* input);
+// Rank 0's `output` is [world size, ...shape of input]; the others' is null.
+int mrb_gather(mrb_error* error, const mrb_process_group* group, const at::Tensor* output, const at::Tensor* input);
+// Makes the tensors of all processes those of rank 0, in place.
+int mrb_broadcast(mrb_error* error, const mrb_process_group* group, const at::Tensor* const* tensors, size_t len);
+
+int mrb_reducer_new(mrb_error* error, mrb_reducer** reducer, const mrb_process_group* group,
+                    const at::Tensor* const* parameters, const char* const* names, size_t len);
+int mrb_reducer_free(mrb_error* error, mrb_reducer* reducer);
+// Before and after a forward pass whose gradients are to be averaged, and after its backward pass.
+int mrb_reducer_prepare_for_forward(mrb_error* error, mrb_reducer* reducer);
+int mrb_reducer_prepare_for_backward(mrb_error* error, mrb_reducer* reducer);
+int mrb_reducer_check_finalized(mrb_error* error, mrb_reducer* reducer);
+
 }  // extern "C"

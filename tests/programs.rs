@@ -9,6 +9,8 @@ mod bad_input;
 mod benchmark;
 #[path = "programs/custom_dataset.rs"]
 mod custom_dataset;
+#[path = "programs/distributed.rs"]
+mod distributed;
 #[path = "programs/errors.rs"]
 mod errors;
 #[path = "programs/resume.rs"]

@@ -1,6 +1,7 @@
 //! The command-line arguments that the programs share.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
@@ -28,6 +29,24 @@ impl ConfigArgs {
     /// The configuration file's path; `None` when the defaults are used alone.
     pub fn path(&self) -> Option<&Path> {
         (!self.config_file.is_empty()).then(|| Path::new(&self.config_file))
+    }
+}
+
+/// How a process finds the others of its job, beside what the environment says.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DistributedArgs {
+    /// Number of this process on its machine; launchers set it.
+    #[arg(long = "local_rank", alias = "local-rank", value_name = "NUMBER")]
+    pub local_rank: Option<usize>,
+
+    /// How long to wait for the other processes, at the start and in every step together.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    pub dist_timeout: u64,
+}
+
+impl DistributedArgs {
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.dist_timeout)
     }
 }
 

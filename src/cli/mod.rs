@@ -16,6 +16,7 @@ mod args;
 mod benchmark;
 mod convert_weights;
 mod demo;
+mod launch;
 mod make_shapes;
 mod registries;
 mod setup;
@@ -28,16 +29,22 @@ use std::sync::Once;
 
 use anyhow::Result;
 
-pub use args::{parse, ConfigArgs};
+pub use args::{parse, ConfigArgs, DistributedArgs};
 pub use benchmark::benchmark;
 pub use convert_weights::convert_weights;
 pub use demo::demo;
+pub use launch::launch;
 pub use make_shapes::make_shapes;
 pub use registries::Registries;
 pub use test_net::test_net;
 pub use train_net::train_net;
 
-/// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage).
+use crate::ffi::system::exit_now;
+use crate::utils::comm::{get_rank, get_world_size};
+use crate::utils::miscellaneous::write_atomically;
+
+/// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage). Of several
+/// processes each says its rank; the error is also left in the file that `TORCHELASTIC_ERROR_FILE` names.
 pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
     install_panic_hook();
     let Err(error) = program() else {
@@ -48,8 +55,28 @@ pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
         let _ = usage.print();
         return ExitCode::from(usage.exit_code() as u8);
     }
+    if let Some(failure) = error.downcast_ref::<launch::JobFailed>() {
+        eprintln!("error: {failure}");
+        return ExitCode::from(failure.status);
+    }
+    leave_for_the_launcher(&format!("{error:#}"));
+    if get_world_size() > 1 {
+        eprintln!("error: [rank {}] {error:#}", get_rank());
+        // Threads of libtorch may still wait for other processes.
+        exit_now(1);
+    }
     eprintln!("error: {error:#}");
     ExitCode::FAILURE
+}
+
+/// Writes an error in the form in which torchrun's agent reads it.
+fn leave_for_the_launcher(message: &str) {
+    let Some(path) = std::env::var_os("TORCHELASTIC_ERROR_FILE") else { return };
+    let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
+    let extra = serde_json::json!({"py_callstack": "", "timestamp": seconds.to_string()});
+    let content = serde_json::json!({"message": {"message": message, "extraInfo": extra}});
+    // The message goes to stderr as well.
+    let _ = write_atomically(path.as_ref(), content.to_string().as_bytes());
 }
 
 /// A panic is a bug: says so in a few words instead of the language's own message.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{ensure, Context, Result};
 use tch::Device;
 
-use super::{ConfigArgs, Registries};
+use super::{ConfigArgs, DistributedArgs, Registries};
 use crate::config::Config;
 use crate::data::LoaderOptions;
 use crate::engine::device::parse_device;
@@ -16,7 +16,7 @@ use crate::ffi;
 use crate::layers::parameters::Parameters;
 use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use crate::utils::collect_env::collect_env_info;
-use crate::utils::comm::{get_rank, get_world_size, init_process_group};
+use crate::utils::comm::{self, get_rank, get_world_size};
 use crate::utils::logger::setup_logger;
 use crate::utils::miscellaneous::mkdir;
 
@@ -35,9 +35,14 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Reads the configuration, opens the log (in `OUTPUT_DIR` when `log_to_file`), draws a seed where none is given.
-    pub(super) fn start(args: &ConfigArgs, all_args: &dyn std::fmt::Debug, log_to_file: bool) -> Result<Self> {
-        init_process_group()?;
+    /// Reads the configuration, meets the job's other processes, opens the log (in `OUTPUT_DIR` when `log_to_file`),
+    /// draws a seed where none is given.
+    pub(super) fn start(
+        args: &ConfigArgs,
+        distributed: &DistributedArgs,
+        all_args: &dyn std::fmt::Debug,
+        log_to_file: bool,
+    ) -> Result<Self> {
         ffi::keep_freed_memory();
         let cfg = Config::load(args.path(), &args.opts)?;
         let device = parse_device(&cfg.model.device)?;
@@ -46,19 +51,23 @@ impl Program {
             "DTYPE is {:?}; only 'float32' is supported: leave the key out or add: DTYPE float32",
             cfg.dtype
         );
+        comm::init_process_group(distributed.local_rank, distributed.timeout())?;
         let output_dir = (!cfg.output_dir.is_empty()).then(|| PathBuf::from(&cfg.output_dir));
         if let Some(dir) = &output_dir {
             mkdir(dir).context("OUTPUT_DIR")?;
         }
         setup_logger(output_dir.as_deref().filter(|_| log_to_file), get_rank())?;
         log::info!(target: TARGET, "Using {} processes", get_world_size());
+        if let Some(topology) = comm::describe() {
+            log::info!(target: TARGET, "This is {topology}");
+        }
         log::info!(target: TARGET, "{all_args:?}");
         log::info!(target: TARGET, "Collecting env info (might take some time)");
         log::info!(target: TARGET, "\n{}", collect_env_info());
-        let seed = args.seed.unwrap_or_else(draw_seed);
+        let seed = comm::broadcast_number(args.seed.unwrap_or_else(draw_seed))?;
         let how = if args.seed.is_some() { "given" } else { "drawn" };
         log::info!(target: TARGET, "Seed: {seed} ({how})");
-        tch::manual_seed((seed + get_rank() as u64) as i64);
+        tch::manual_seed(seed.wrapping_add(get_rank() as u64) as i64);
         Ok(Self { cfg, device, seed, seed_given: args.seed.is_some(), output_dir })
     }
 

@@ -4,16 +4,16 @@ use anyhow::Result;
 use clap::Parser;
 
 use super::setup::{Program, TARGET};
-use super::{parse, CommandLine, ConfigArgs, Registries};
+use super::{parse, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
+use crate::utils::comm::destroy_process_group;
 
 /// Evaluates an object detection model.
 #[derive(Debug, Parser)]
 #[command(name = "test_net", version)]
 struct Args {
-    /// Number of this process on its machine; launchers set it.
-    #[arg(long = "local_rank", alias = "local-rank", value_name = "NUMBER", default_value_t = 0)]
-    local_rank: i64,
+    #[command(flatten)]
+    distributed: DistributedArgs,
 
     /// The checkpoint to test; by default the one that OUTPUT_DIR/last_checkpoint names, else MODEL.WEIGHT.
     #[arg(long, value_name = "FILE")]
@@ -33,12 +33,14 @@ struct Args {
 /// Wrong usage (a [`clap::Error`]), or anything that keeps the evaluation from its end; the message says what to do.
 pub fn test_net(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let args: Args = parse(args)?;
-    let program = Program::start(&args.config, &args, false)?;
+    let program = Program::start(&args.config, &args.distributed, &args, false)?;
     log::info!(target: TARGET, "Running with config:\n{}", program.cfg.to_node());
     let (parameters, model) = program.build_model(registries)?;
     let checkpointer =
         DetectronCheckpointer::new(&program.cfg, &parameters, program.output_dir.as_deref()).strict(args.strict);
     let weight = args.ckpt.as_deref().unwrap_or(&program.cfg.model.weight);
     checkpointer.load(Some(weight), args.ckpt.is_none())?;
-    program.run_test(&model, registries)
+    program.run_test(&model, registries)?;
+    destroy_process_group();
+    Ok(())
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use super::setup::{Program, TARGET};
-use super::{parse, CommandLine, ConfigArgs, Registries};
+use super::{parse, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
 use crate::data::{make_data_loader, LoaderOptions};
@@ -14,16 +14,15 @@ use crate::engine::training_state::{restored, TrainingState};
 use crate::ffi::Generator;
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::solver::{make_lr_scheduler, make_optimizer};
-use crate::utils::comm::{get_world_size, is_main_process};
+use crate::utils::comm::{self, get_rank, get_world_size, is_main_process};
 use crate::utils::miscellaneous::write_atomically;
 
 /// Trains an object detection model and tests it.
 #[derive(Debug, Parser)]
 #[command(name = "train_net", version)]
 struct Args {
-    /// Number of this process on its machine; launchers set it.
-    #[arg(long = "local_rank", alias = "local-rank", value_name = "NUMBER", default_value_t = 0)]
-    local_rank: i64,
+    #[command(flatten)]
+    distributed: DistributedArgs,
 
     /// Do not test the final model.
     #[arg(long)]
@@ -44,12 +43,13 @@ struct Args {
 /// Wrong usage (a [`clap::Error`]), or anything that keeps the training from its end; the message says what to do.
 pub fn train_net(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let args: Args = parse(args)?;
-    let program = Program::start(&args.config, &args, true)?;
+    let program = Program::start(&args.config, &args.distributed, &args, true)?;
     log_config(&program, &args.config)?;
     let model = train(&program, &args, registries)?;
     if !args.skip_test {
         program.run_test(&model, registries)?;
     }
+    comm::destroy_process_group();
     Ok(())
 }
 
@@ -89,6 +89,8 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
     if let Some(state) = &loaded.scheduler {
         scheduler.load_state_dict(state).context("loading the scheduler's state")?;
     }
+    let mut tensors: Vec<_> = parameters.state().into_iter().map(|entry| entry.tensor).collect();
+    comm::broadcast(&mut tensors)?;
     let start_iter = loaded.iteration.unwrap_or(0).max(0);
     let exact = restored(&loaded)?.filter(|exact| {
         let other_seed = program.seed_given && exact.data.seed != program.seed;
@@ -100,7 +102,16 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
                 exact.data.seed
             );
         }
-        !other_seed
+        let other_world_size = exact.world_size() != get_world_size();
+        if other_world_size {
+            log::warn!(
+                target: TARGET,
+                "the run so far had {} processes, now there are {}: random numbers and the order of the data start anew",
+                exact.world_size(),
+                get_world_size()
+            );
+        }
+        !other_seed && !other_world_size
     });
     if start_iter > 0 {
         let how = if exact.is_some() { "exactly as a run that never stopped" } else { "with a new order of the data" };
@@ -124,8 +135,8 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
         None
     };
 
-    if let Some(exact) = &exact {
-        Generator::default_cpu()?.set_state(&exact.random)?;
+    if let Some(random) = exact.as_ref().and_then(|exact| exact.random(get_rank())) {
+        Generator::default_cpu()?.set_state(random)?;
     }
     let state = TrainingState::new(
         checkpointer.model_state(),
@@ -133,7 +144,7 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
         scheduler,
         start_iter,
         data_loader.state(),
-        save_dir,
+        save_dir.filter(|_| is_main_process()),
     )?;
     do_train(&Training {
         cfg,

@@ -7,11 +7,12 @@ use tch::Device;
 
 use super::bbox_aug::im_detect_bbox_aug;
 use crate::config::Config;
-use crate::data::evaluation::{save_predictions, EvaluationOptions, IouType, Results};
+use crate::data::datasets::Dataset;
+use crate::data::evaluation::{predictions, save_predictions, EvaluationOptions, IouType, Results};
 use crate::data::DataLoader;
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::structures::BoxList;
-use crate::utils::comm::get_world_size;
+use crate::utils::comm::{gather_bytes, get_world_size, synchronize};
 use crate::utils::progress::Progress;
 use crate::utils::timer::{time_str, Timer};
 
@@ -24,10 +25,11 @@ pub fn iou_types(cfg: &Config) -> Vec<IouType> {
     heads.into_iter().filter_map(|(on, kind)| on.then_some(kind)).collect()
 }
 
-/// Detects on every image, saves `predictions.pth` in `output_folder` (where given) and evaluates.
+/// Detects on every image, saves `predictions.pth` in `output_folder` (where given) and evaluates. The processes of a
+/// job share the images; rank 0 evaluates, the others get `None`.
 ///
 /// # Errors
-/// An empty data set, an unreadable image, or a result file that cannot be written.
+/// An empty data set, an unreadable image, a result file that cannot be written, or a process that is lost.
 pub fn inference(
     cfg: &Config,
     model: &GeneralizedRcnn,
@@ -35,14 +37,15 @@ pub fn inference(
     dataset_name: &str,
     device: Device,
     output_folder: Option<&Path>,
-) -> Result<Results> {
+) -> Result<Option<Results>> {
     let dataset = data_loader.dataset().as_ref();
     let devices = get_world_size();
     log::info!(target: TARGET, "Start evaluation on {dataset_name} dataset({} images).", dataset.len());
     ensure!(!dataset.is_empty(), "{dataset_name} ({}) has no images to evaluate on", dataset.describe());
     let (mut total_timer, mut inference_timer) = (Timer::new(), Timer::new());
     total_timer.tic();
-    let predictions = compute_on_dataset(cfg, model, data_loader, device, &mut inference_timer)?;
+    let computed = compute_on_dataset(cfg, model, data_loader, device, &mut inference_timer)?;
+    synchronize()?;
     total_timer.toc();
     for (what, seconds) in
         [("Total run time", total_timer.total_time()), ("Model inference time", inference_timer.total_time())]
@@ -54,6 +57,7 @@ pub fn inference(
             seconds * devices as f64 / dataset.len() as f64
         );
     }
+    let Some(predictions) = accumulate_predictions(dataset, computed)? else { return Ok(None) };
     if let Some(folder) = output_folder {
         save_predictions(&folder.join("predictions.pth"), &predictions)?;
     }
@@ -64,23 +68,24 @@ pub fn inference(
         expected_results_sigma_tol: cfg.test.expected_results_sigma_tol as f64,
         output_folder: output_folder.map(Path::to_owned),
     };
-    dataset.evaluator().evaluate(dataset, &predictions, &options).with_context(|| format!("evaluating {dataset_name}"))
+    let results = dataset.evaluator().evaluate(dataset, &predictions, &options);
+    results.with_context(|| format!("evaluating {dataset_name}")).map(Some)
 }
 
-/// The detections of every image on the CPU, in the order of the data set. `timer` measures the model alone.
+/// The detections of this process's images on the CPU, with the images' numbers. `timer` measures the model alone.
 ///
 /// # Errors
-/// An unreadable image, or an image that the loader left out.
+/// An unreadable image.
 pub fn compute_on_dataset(
     cfg: &Config,
     model: &GeneralizedRcnn,
     data_loader: &DataLoader,
     device: Device,
     timer: &mut Timer,
-) -> Result<Vec<BoxList>> {
-    let dataset = data_loader.dataset();
-    let mut results: Vec<Option<BoxList>> = (0..dataset.len()).map(|_| None).collect();
-    let mut progress = Progress::new(TARGET, "images", dataset.len() as u64, false);
+) -> Result<Vec<(usize, BoxList)>> {
+    let mut results = Vec::new();
+    let images = data_loader.dataset().len().div_ceil(get_world_size());
+    let mut progress = Progress::new(TARGET, "images", images as u64, false);
     for batch in data_loader.iter() {
         let batch = batch?;
         timer.tic();
@@ -91,10 +96,25 @@ pub fn compute_on_dataset(
         };
         timer.toc();
         for (&index, boxes) in batch.indices.iter().zip(output) {
-            results[index] = Some(boxes.to_device(Device::Cpu));
+            results.push((index, boxes.to_device(Device::Cpu)));
         }
         progress.inc(batch.indices.len() as u64);
     }
+    Ok(results)
+}
+
+/// The detections of all processes in the order of the data set, in rank 0; `None` elsewhere. They travel over the CPU.
+fn accumulate_predictions(dataset: &dyn Dataset, computed: Vec<(usize, BoxList)>) -> Result<Option<Vec<BoxList>>> {
+    let mut parts = vec![computed];
+    if get_world_size() > 1 {
+        let Some(gathered) = gather_bytes(predictions::to_bytes(&parts[0])?)? else { return Ok(None) };
+        parts = gathered.into_iter().map(predictions::from_bytes).collect::<Result<_>>()?;
+    }
+    let mut results: Vec<Option<BoxList>> = (0..dataset.len()).map(|_| None).collect();
+    // Shares are filled up to the same size with images that another process has too.
+    for (index, boxes) in parts.into_iter().flatten() {
+        results[index] = Some(boxes);
+    }
     let missing = |index: usize| format!("image number {index} of {} was not evaluated", dataset.describe());
-    results.into_iter().enumerate().map(|(i, boxes)| boxes.with_context(|| missing(i))).collect()
+    results.into_iter().enumerate().map(|(i, boxes)| boxes.with_context(|| missing(i))).collect::<Result<_>>().map(Some)
 }

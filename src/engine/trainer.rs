@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
 use tch::{Device, Tensor};
 
 use super::inference::inference;
 use super::training_state::{checkpoint_name, TrainingState};
 use crate::config::Config;
 use crate::data::{Batch, DataLoader};
-use crate::ffi::Generator;
+use crate::ffi::{Generator, Reducer};
 use crate::modeling::detector::{GeneralizedRcnn, Losses};
+use crate::utils::comm;
 use crate::utils::metric_logger::MetricLogger;
 use crate::utils::miscellaneous::peak_memory_mib;
 use crate::utils::progress::Progress;
@@ -34,11 +35,11 @@ pub struct Training<'a> {
 
 /// Trains until `SOLVER.MAX_ITER`: iteration n with the rate of scheduler position n - 1. Checkpoints are written every
 /// `SOLVER.CHECKPOINT_PERIOD` iterations, at the end, and at SIGINT and SIGTERM (the state after the last completed
-/// iteration).
+/// iteration). The processes of a job train together, each on its share of a batch; rank 0 writes.
 ///
 /// # Errors
 /// An unreadable image, a loss or a weight that is not finite (names iteration, images and terms; nothing is saved
-/// then), or a checkpoint that cannot be written.
+/// then), a checkpoint that cannot be written, or a process of the job that is lost.
 pub fn do_train(training: &Training) -> Result<()> {
     let Training { cfg, data_loader, state, .. } = training;
     let start = state.lock().iteration;
@@ -49,6 +50,8 @@ pub fn do_train(training: &Training) -> Result<()> {
     let watched = TrainingState::clone(state);
     let _guard = on_termination(move |signal| save_at_signal(&watched, signal))?;
 
+    let mut reducer = comm::reducer(&trained(state))?;
+
     let begin = Instant::now();
     let mut end = Instant::now();
     let mut iteration = start;
@@ -56,18 +59,26 @@ pub fn do_train(training: &Training) -> Result<()> {
         let batch = batch?;
         let data_time = end.elapsed().as_secs_f64();
         iteration += 1;
+        if let Some(reducer) = &mut reducer {
+            comm::explain("preparing an iteration", reducer.prepare_for_forward())?;
+        }
         let losses = losses(training, &batch)?;
-        let values = finite_losses(&losses).map_err(|terms| {
-            let images = image_ids(data_loader, &batch);
+        let values = loss_values(&losses);
+        let means = comm::reduce_dict(values.clone())?;
+        if !all_finite(&means) {
             let hint = "nothing was saved; earlier checkpoints are as they were. A lower SOLVER.BASE_LR or a longer \
                         SOLVER.WARMUP_ITERS often helps";
-            anyhow::anyhow!("iteration {iteration}: the loss is not finite ({terms}); images: {images}; {hint}")
-        })?;
-        for (name, value) in &values {
-            meters.update(name, *value);
+            if all_finite(&values) {
+                bail!("iteration {iteration}: the loss of another process is not finite; {hint}");
+            }
+            let (terms, images) = (terms(&values), image_ids(data_loader, &batch));
+            bail!("iteration {iteration}: the loss is not finite ({terms}); images: {images}; {hint}");
+        }
+        for (name, value) in means {
+            meters.update(name, value);
         }
         state.lock().optimizer.zero_grad();
-        total(&losses).backward();
+        backward(&total(&losses), reducer.as_mut()).with_context(|| format!("iteration {iteration}"))?;
         state.step()?;
 
         meters.update("time", end.elapsed().as_secs_f64());
@@ -99,6 +110,28 @@ pub fn do_train(training: &Training) -> Result<()> {
     Ok(())
 }
 
+/// The trained parameters, which other processes have as well.
+fn trained(state: &TrainingState) -> Vec<(String, Tensor)> {
+    state.lock().optimizer.groups().iter().map(|group| (group.name.clone(), group.tensor.shallow_clone())).collect()
+}
+
+/// Computes the gradients of `loss`; with a reducer, their means over the processes.
+fn backward(loss: &Tensor, reducer: Option<&mut Reducer>) -> Result<()> {
+    let Some(reducer) = reducer else {
+        loss.backward();
+        return Ok(());
+    };
+    reducer.prepare_for_backward()?;
+    let run = loss.f_backward().map_err(|error| {
+        // libtorch appends its own stack trace.
+        let message = error.to_string();
+        let lines: Vec<_> = message.lines().take_while(|line| !line.starts_with("Exception raised from")).collect();
+        anyhow!(lines.join(" "))
+    });
+    comm::explain("averaging the gradients", run)?;
+    reducer.check_finalized()
+}
+
 fn losses(training: &Training, batch: &Batch) -> Result<Losses> {
     let images = batch.images.to_device(training.device);
     let targets: Vec<_> = batch.targets.iter().map(|target| target.to_device(training.device)).collect();
@@ -113,14 +146,20 @@ fn total(losses: &Losses) -> Tensor {
         .unwrap_or_else(|| Tensor::from(0f32))
 }
 
-/// `loss` (the sum) and each term; the terms as text when one of them is not finite.
-fn finite_losses(losses: &Losses) -> Result<Vec<(&str, f64)>, String> {
+/// `loss` (the sum) and each term.
+fn loss_values(losses: &Losses) -> Vec<(&str, f64)> {
     let terms: Vec<(&str, f64)> = losses.iter().map(|(name, loss)| (name.as_str(), loss.double_value(&[]))).collect();
-    if terms.iter().all(|(_, value)| value.is_finite()) {
-        let sum = terms.iter().map(|(_, value)| value).sum();
-        return Ok(std::iter::once(("loss", sum)).chain(terms).collect());
-    }
-    Err(terms.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "))
+    let sum = terms.iter().map(|(_, value)| value).sum();
+    std::iter::once(("loss", sum)).chain(terms).collect()
+}
+
+fn all_finite(values: &[(&str, f64)]) -> bool {
+    values.iter().all(|(_, value)| value.is_finite())
+}
+
+/// The terms of [`loss_values`] as text.
+fn terms(values: &[(&str, f64)]) -> String {
+    values[1..].iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
 }
 
 fn image_ids(data_loader: &DataLoader, batch: &Batch) -> String {
@@ -137,17 +176,27 @@ fn validate(training: &Training, data_loader_val: &DataLoader) -> Result<MetricL
     let random = Generator::default_cpu()?.state()?;
     let Training { cfg, model, device, .. } = training;
     inference(cfg, model, data_loader_val, "[Validation]", *device, None)?;
-    let mut meters = MetricLogger::new("  ");
+    let (mut names, mut values): (Vec<String>, Vec<u8>) = Default::default();
     {
         let _no_grad = tch::no_grad_guard();
         for batch in data_loader_val.iter() {
-            let batch = batch?;
-            for (name, value) in finite_losses(&losses(training, &batch)?).unwrap_or_default() {
-                meters.update(name, value);
+            let losses = losses(training, &batch?)?;
+            let row = loss_values(&losses);
+            names = row.iter().map(|(name, _)| name.to_string()).collect();
+            if all_finite(&row) {
+                values.extend(row.iter().flat_map(|(_, value)| value.to_le_bytes()));
             }
         }
     }
     Generator::default_cpu()?.set_state(&random)?;
+    let mut meters = MetricLogger::new("  ");
+    // Processes may have different numbers of batches, so their values come together at the end.
+    for values in comm::gather_bytes(values)?.unwrap_or_default() {
+        for (i, bytes) in values.chunks_exact(8).enumerate() {
+            let bytes = bytes.try_into().context("a value has 8 bytes")?;
+            meters.update(&names[i % names.len()], f64::from_le_bytes(bytes));
+        }
+    }
     Ok(meters)
 }
 
@@ -199,21 +248,24 @@ fn save_at_signal(state: &TrainingState, signal: &str) {
 mod tests {
     use super::*;
 
-    fn terms(values: &[(&str, f64)]) -> Losses {
+    fn losses(values: &[(&str, f64)]) -> Losses {
         values.iter().map(|(name, value)| (name.to_string(), Tensor::from(*value))).collect()
     }
 
     #[test]
     fn the_sum_comes_before_the_terms() {
-        let losses = terms(&[("loss_classifier", 1.5), ("loss_mask", 0.5)]);
-        let values = finite_losses(&losses).expect("finite losses");
+        let losses = losses(&[("loss_classifier", 1.5), ("loss_mask", 0.5)]);
+        let values = loss_values(&losses);
         assert_eq!(values, [("loss", 2.0), ("loss_classifier", 1.5), ("loss_mask", 0.5)]);
+        assert!(all_finite(&values));
         assert_eq!(total(&losses).double_value(&[]), 2.0);
     }
 
     #[test]
     fn a_term_that_is_not_finite_is_shown_with_the_others() {
-        let losses = terms(&[("loss_classifier", 1.5), ("loss_mask", f64::NAN)]);
-        assert_eq!(finite_losses(&losses).unwrap_err(), "loss_classifier 1.5, loss_mask NaN");
+        let losses = losses(&[("loss_classifier", 1.5), ("loss_mask", f64::NAN)]);
+        let values = loss_values(&losses);
+        assert!(!all_finite(&values));
+        assert_eq!(terms(&values), "loss_classifier 1.5, loss_mask NaN");
     }
 }

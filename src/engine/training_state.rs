@@ -10,6 +10,7 @@ use crate::checkpoint::{save_snapshot, to_tensor, Contents, Dict, Loaded, ModelS
 use crate::data::LoaderState;
 use crate::ffi::Generator;
 use crate::solver::{Sgd, WarmupMultiStepLr};
+use crate::utils::comm;
 
 /// The state after the last completed iteration. It changes all at once, so that whoever holds the lock may save it.
 pub struct Completed {
@@ -17,7 +18,8 @@ pub struct Completed {
     pub scheduler: WarmupMultiStepLr,
     /// Iterations done.
     pub iteration: i64,
-    /// State of libtorch's default generator, as `torch.get_rng_state()` has it.
+    /// State of libtorch's default generator, as `torch.get_rng_state()` has it; in rank 0 of several processes the
+    /// states of all of them, one row a rank.
     pub random: Tensor,
     /// Seed and place of the data loader.
     pub data: LoaderState,
@@ -34,10 +36,10 @@ pub struct TrainingState {
 }
 
 impl TrainingState {
-    /// The state before the first iteration of this process.
+    /// The state before the first iteration of this process. All processes of a job make theirs together.
     ///
     /// # Errors
-    /// libtorch's generator cannot be read.
+    /// libtorch's generator cannot be read, or another process is lost.
     pub fn new(
         model: ModelState,
         optimizer: Sgd,
@@ -46,7 +48,7 @@ impl TrainingState {
         data: LoaderState,
         save_dir: Option<&Path>,
     ) -> Result<Self> {
-        let random = Generator::default_cpu()?.state()?;
+        let random = random_states()?;
         let saved = Some(iteration);
         let completed = Completed { optimizer, scheduler, iteration, random, data, model, saved };
         Ok(Self { completed: Arc::new(Mutex::new(completed)), save_dir: save_dir.map(Path::to_owned) })
@@ -56,18 +58,21 @@ impl TrainingState {
         self.completed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One update: optimizer, then scheduler, as upstream. Gradients must be there.
+    /// One update: optimizer, then scheduler, as upstream. Gradients must be there. All processes of a job take this
+    /// step together.
     ///
     /// # Errors
-    /// libtorch's generator cannot be read.
+    /// libtorch's generator cannot be read, or another process is lost.
     pub fn step(&self) -> Result<()> {
+        // Before the lock is taken: waiting for other processes must not keep a signal from saving what is there.
+        let random = random_states()?;
         let mut guard = self.lock();
         let completed = &mut *guard;
         completed.optimizer.step();
         completed.scheduler.step(&mut completed.optimizer);
         completed.model.keep_buffers();
         completed.iteration += 1;
-        completed.random = Generator::default_cpu()?.state()?;
+        completed.random = random;
         Ok(())
     }
 
@@ -99,6 +104,10 @@ impl TrainingState {
     }
 }
 
+fn random_states() -> Result<Tensor> {
+    comm::gather(Generator::default_cpu()?.state()?)
+}
+
 /// `model_0002500`.
 pub fn checkpoint_name(iteration: i64) -> String {
     format!("model_{iteration:07}")
@@ -123,10 +132,22 @@ impl Completed {
 
 /// What [`Completed`] had saved beyond the original's entries.
 pub struct Restored {
-    /// State of libtorch's default generator.
-    pub random: Tensor,
+    /// State of libtorch's default generator, by rank.
+    random: Vec<Tensor>,
     /// Seed and place of the data loader.
     pub data: LoaderState,
+}
+
+impl Restored {
+    /// Number of processes that the run had.
+    pub fn world_size(&self) -> usize {
+        self.random.len()
+    }
+
+    /// State of the default generator in the process of this rank, if there was one.
+    pub fn random(&self, rank: usize) -> Option<&Tensor> {
+        self.random.get(rank)
+    }
 }
 
 /// The exact state of a loaded checkpoint; `None` where the checkpoint has none (the original wrote it).
@@ -137,6 +158,9 @@ pub fn restored(loaded: &Loaded) -> Result<Option<Restored>> {
     let Some(state) = &loaded.training_state else { return Ok(None) };
     let read = || {
         let random = to_tensor(state.get("random")?.as_tensor()?).ok()?;
+        // libtorch crashes on a state that is a row of a larger tensor.
+        let rows = |states: Tensor| states.unbind(0).iter().map(Tensor::copy).collect();
+        let random = if random.dim() == 1 { vec![random] } else { rows(random) };
         let data = state.get("data")?.as_dict()?;
         let number = |key: &str| data.get(key)?.as_int();
         let data = LoaderState { seed: number("seed")? as u64, begun_at: number("begun_at")? as u64 };

@@ -1,11 +1,13 @@
 //! Safe functions over `csrc/api.h` and the operating system: the only place with `unsafe` code. Every C++ exception comes back as an error.
 
+mod distributed;
 mod fused_conv;
 mod ops;
 mod raw;
 mod runtime;
 pub mod system;
 
+pub use distributed::{ProcessGroup, Reducer, Store};
 pub use fused_conv::{can_fuse_conv, fused_conv, FusedConv};
 pub use ops::{deform_conv, deform_roi_pool, match_by_iou, nms, roi_align, roi_pool, sigmoid_focal_loss};
 pub use raw::{DeformConvGeometry, DeformRoiPoolGeometry};

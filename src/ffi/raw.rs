@@ -22,6 +22,24 @@ pub struct Generator {
     _private: [u8; 0],
 }
 
+/// `mrb_store`, only ever behind a pointer.
+#[repr(C)]
+pub struct Store {
+    _private: [u8; 0],
+}
+
+/// `mrb_process_group`, only ever behind a pointer.
+#[repr(C)]
+pub struct ProcessGroup {
+    _private: [u8; 0],
+}
+
+/// `mrb_reducer`, only ever behind a pointer.
+#[repr(C)]
+pub struct Reducer {
+    _private: [u8; 0],
+}
+
 /// `mrb_deform_conv_geometry`; see [`crate::layers::dcn::DeformConvGeometry`].
 #[repr(C)]
 pub struct DeformConvGeometry {
@@ -153,4 +171,85 @@ extern "C" {
     pub fn mrb_randperm(error: *mut Error, output: *mut *mut C_tensor, n: i64, generator: *mut Generator) -> c_int;
 
     pub fn mrb_rand(error: *mut Error, output: *mut *mut C_tensor, n: i64, generator: *mut Generator) -> c_int;
+
+    pub fn mrb_store_new(
+        error: *mut Error,
+        store: *mut *mut Store,
+        bound_port: *mut u16,
+        host: *const c_char,
+        port: u16,
+        is_server: bool,
+        timeout_ms: i64,
+    ) -> c_int;
+    pub fn mrb_store_with_prefix(
+        error: *mut Error,
+        prefixed: *mut *mut Store,
+        store: *const Store,
+        prefix: *const c_char,
+    ) -> c_int;
+    pub fn mrb_store_free(store: *mut Store);
+    pub fn mrb_store_set(
+        error: *mut Error,
+        store: *const Store,
+        key: *const c_char,
+        value: *const u8,
+        len: usize,
+    ) -> c_int;
+    pub fn mrb_store_get(
+        error: *mut Error,
+        value: *mut *mut C_tensor,
+        store: *const Store,
+        key: *const c_char,
+    ) -> c_int;
+    pub fn mrb_store_add(
+        error: *mut Error,
+        sum: *mut i64,
+        store: *const Store,
+        key: *const c_char,
+        amount: i64,
+    ) -> c_int;
+    pub fn mrb_store_check(error: *mut Error, is_there: *mut bool, store: *const Store, key: *const c_char) -> c_int;
+
+    pub fn mrb_process_group_gloo(
+        error: *mut Error,
+        group: *mut *mut ProcessGroup,
+        store: *const Store,
+        rank: i64,
+        world_size: i64,
+        timeout_ms: i64,
+    ) -> c_int;
+    pub fn mrb_process_group_free(group: *mut ProcessGroup);
+    pub fn mrb_barrier(error: *mut Error, group: *const ProcessGroup) -> c_int;
+    pub fn mrb_all_reduce_sum(error: *mut Error, group: *const ProcessGroup, tensor: *const C_tensor) -> c_int;
+    pub fn mrb_all_gather(
+        error: *mut Error,
+        group: *const ProcessGroup,
+        output: *const C_tensor,
+        input: *const C_tensor,
+    ) -> c_int;
+    pub fn mrb_gather(
+        error: *mut Error,
+        group: *const ProcessGroup,
+        output: *const C_tensor,
+        input: *const C_tensor,
+    ) -> c_int;
+    pub fn mrb_broadcast(
+        error: *mut Error,
+        group: *const ProcessGroup,
+        tensors: *const *const C_tensor,
+        len: usize,
+    ) -> c_int;
+
+    pub fn mrb_reducer_new(
+        error: *mut Error,
+        reducer: *mut *mut Reducer,
+        group: *const ProcessGroup,
+        parameters: *const *const C_tensor,
+        names: *const *const c_char,
+        len: usize,
+    ) -> c_int;
+    pub fn mrb_reducer_free(error: *mut Error, reducer: *mut Reducer) -> c_int;
+    pub fn mrb_reducer_prepare_for_forward(error: *mut Error, reducer: *mut Reducer) -> c_int;
+    pub fn mrb_reducer_prepare_for_backward(error: *mut Error, reducer: *mut Reducer) -> c_int;
+    pub fn mrb_reducer_check_finalized(error: *mut Error, reducer: *mut Reducer) -> c_int;
 }

@@ -60,6 +60,19 @@ pub fn lock_file(file: &std::fs::File) -> std::io::Result<()> {
     }
 }
 
+/// Sends a signal to a process that has not been waited for.
+///
+/// # Errors
+/// There is no such process, or it is not ours.
+pub fn send_signal(process: u32, signal: i32) -> std::io::Result<()> {
+    let process = libc::pid_t::try_from(process).map_err(std::io::Error::other)?;
+    // SAFETY: `kill` has no memory preconditions; the number is positive, so it means one process.
+    match unsafe { libc::kill(process, signal) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// Ends the process at once: no destructors, which other threads' work could get in the way of.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions and does not return.

@@ -6,5 +6,6 @@ pub mod logger;
 pub mod metric_logger;
 pub mod miscellaneous;
 pub mod progress;
+pub mod rendezvous;
 pub mod termination;
 pub mod timer;

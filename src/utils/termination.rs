@@ -1,6 +1,7 @@
 //! SIGINT and SIGTERM: something is done once, then the process ends.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -12,6 +13,8 @@ use crate::ffi::system::exit_now;
 type Action = Box<dyn FnOnce(&str) + Send>;
 
 static ACTION: Mutex<Option<Action>> = Mutex::new(None);
+/// A signal has come; the process ends when its action is done.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// While it lives, the action is carried out at the first signal.
 #[must_use = "the action is forgotten when the guard is dropped"]
@@ -39,6 +42,7 @@ pub fn on_termination(action: impl FnOnce(&str) + Send + 'static) -> Result<Term
 
 fn watch(mut signals: Signals) {
     let Some(signal) = signals.forever().next() else { return };
+    ENDING.store(true, Ordering::SeqCst);
     let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
     let action = ACTION.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(action) = action {
@@ -50,6 +54,11 @@ fn watch(mut signals: Signals) {
 
 impl Drop for TerminationGuard {
     fn drop(&mut self) {
+        // Whatever ends the loop now (another process that got the signal first) must not end the process before the
+        // action is done.
+        while ENDING.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
         *ACTION.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -9,6 +9,7 @@ mod example;
 
 #[test]
 fn a_data_set_of_ones_own_is_trained_and_tested_by_its_name() {
+    let _generator = super::support::generator();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let images = shapes().join("train");
     let mut names: Vec<String> = std::fs::read_dir(&images)

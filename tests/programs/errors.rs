@@ -54,8 +54,8 @@ fn an_unknown_data_set_is_named() {
 }
 
 #[test]
-fn several_processes_are_refused() {
+fn a_job_without_ranks_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let error = fails(program("train_net", folder.path(), &[], &[]).env("WORLD_SIZE", "2"), 1);
-    assert!(error.contains("WORLD_SIZE=2"), "{error}");
+    assert!(error.contains("2 processes (from RANK and WORLD_SIZE), but RANK is not set"), "{error}");
 }

@@ -84,6 +84,7 @@ fn periodic_tests_are_logged_and_change_nothing() {
 
 #[test]
 fn a_predictor_of_ones_own_is_trained_by_its_name() {
+    let _generator = super::support::generator();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let overrides = ["MODEL.ROI_BOX_HEAD.PREDICTOR", "CosinePredictor", "SOLVER.MAX_ITER", "2"];
     let arguments = arguments(folder.path(), &["--seed", "5"], &overrides);

@@ -26,7 +26,7 @@ mod write;
 pub use buffer::Buffer;
 pub use tensor_data::{Dtype, TensorData};
 pub use value::{Dict, Object, Value};
-pub use write::{atomically, write_file, write_pickle, write_safetensors};
+pub use write::{atomically, to_bytes, write_file, write_pickle, write_safetensors};
 
 use anyhow::{ensure, Context, Result};
 

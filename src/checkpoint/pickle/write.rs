@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Cursor, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ use safetensors::Dtype as Stored;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-use super::encode::{encode, encode_arrays};
+use super::encode::{encode, encode_arrays, Encoded};
 use super::tensor_data::{Dtype, TensorData};
 use super::value::Value;
 
@@ -25,26 +25,38 @@ const ALIGNMENT: u16 = 64;
 pub fn write_file(path: &Path, value: &Value) -> Result<()> {
     let archive = path.file_stem().map_or_else(|| "archive".to_string(), |stem| stem.to_string_lossy().into_owned());
     let encoded = encode(value)?;
-    atomically(path, |file, _| {
-        let mut zip = ZipWriter::new(BufWriter::with_capacity(1 << 20, file));
-        let options = SimpleFileOptions::default()
-            .compression_method(CompressionMethod::Stored)
-            .last_modified_time(DateTime::default())
-            .with_alignment(ALIGNMENT);
-        let mut entry = |name: &str, bytes: &[u8]| -> Result<()> {
-            let large = bytes.len() >= u32::MAX as usize;
-            zip.start_file(format!("{archive}/{name}"), options.large_file(large))?;
-            Ok(zip.write_all(bytes)?)
-        };
-        entry("data.pkl", &encoded.pickle)?;
-        entry("byteorder", b"little")?;
-        for (index, storage) in encoded.storages.iter().enumerate() {
-            entry(&format!("data/{index}"), &storage.bytes()?)?;
-        }
-        entry("version", b"3\n")?;
-        zip.finish()?.flush()?;
-        Ok(())
-    })
+    atomically(path, |file, _| write_zip(BufWriter::with_capacity(1 << 20, file), &archive, &encoded))
+}
+
+/// What [`write_file`] writes, in memory.
+///
+/// # Errors
+/// A value that files cannot hold.
+pub fn to_bytes(value: &Value) -> Result<Vec<u8>> {
+    let mut bytes = Cursor::new(Vec::new());
+    write_zip(&mut bytes, "archive", &encode(value)?)?;
+    Ok(bytes.into_inner())
+}
+
+fn write_zip(out: impl Write + Seek, archive: &str, encoded: &Encoded) -> Result<()> {
+    let mut zip = ZipWriter::new(out);
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .last_modified_time(DateTime::default())
+        .with_alignment(ALIGNMENT);
+    let mut entry = |name: &str, bytes: &[u8]| -> Result<()> {
+        let large = bytes.len() >= u32::MAX as usize;
+        zip.start_file(format!("{archive}/{name}"), options.large_file(large))?;
+        Ok(zip.write_all(bytes)?)
+    };
+    entry("data.pkl", &encoded.pickle)?;
+    entry("byteorder", b"little")?;
+    for (index, storage) in encoded.storages.iter().enumerate() {
+        entry(&format!("data/{index}"), &storage.bytes()?)?;
+    }
+    entry("version", b"3\n")?;
+    zip.finish()?.flush()?;
+    Ok(())
 }
 
 /// Writes `value` as one pickle with numpy arrays, as Caffe2 and Detectron do, as atomically.

@@ -5,7 +5,7 @@
 
 pub mod cityscapes;
 pub mod coco;
-mod predictions;
+pub mod predictions;
 mod results;
 pub mod voc;
 

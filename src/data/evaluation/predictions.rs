@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{bail, ensure, Context, Result};
 
-use crate::checkpoint::{read_file, to_tensor, write_file, Dict, Object, Value};
+use crate::checkpoint::{pickle, read_file, to_tensor, write_file, Buffer, Dict, Object, Value};
 use crate::structures::{BoxList, Field, Keypoints, Mode};
 
 const BOX_LIST: (&str, &str) = ("maskrcnn_benchmark.structures.bounding_box", "BoxList");
@@ -32,6 +32,32 @@ pub fn load_predictions(path: &Path) -> Result<Vec<BoxList>> {
         lists.iter().enumerate().map(list).collect()
     };
     read().with_context(|| format!("{} holds no predictions", path.display()))
+}
+
+/// Predictions with the numbers of their images, as bytes for another process.
+///
+/// # Errors
+/// As [`save_predictions`].
+pub fn to_bytes(predictions: &[(usize, BoxList)]) -> Result<Vec<u8>> {
+    let pair =
+        |(index, list): &(usize, BoxList)| Ok(Value::Tuple(vec![Value::Int(*index as i64), box_list_value(list)?]));
+    pickle::to_bytes(&Value::List(predictions.iter().map(pair).collect::<Result<_>>()?))
+}
+
+/// Reads what [`to_bytes`] wrote.
+///
+/// # Errors
+/// If the bytes are something else.
+pub fn from_bytes(bytes: Vec<u8>) -> Result<Vec<(usize, BoxList)>> {
+    let value = pickle::read(&Buffer::new(bytes))?;
+    let pair = |value: &Value| match value {
+        Value::Tuple(pair) if pair.len() == 2 => {
+            let index = pair[0].as_int().and_then(|index| usize::try_from(index).ok());
+            Ok((index.context("an image's number")?, box_list(&pair[1])?))
+        }
+        other => bail!("expected a number and a BoxList, found {}", other.type_name()),
+    };
+    value.as_list().context("expected a list of predictions")?.iter().map(pair).collect()
 }
 
 fn size_value(size: (i64, i64)) -> Value {
@@ -151,6 +177,17 @@ mod tests {
         assert!(read[0].tensor_field("mask").unwrap().equal(written.tensor_field("mask").unwrap()));
         let keypoints = read[0].keypoints().unwrap();
         assert!(keypoints.get_field("scores").unwrap().equal(&Tensor::from_slice(&[0.25f32, 0.5])));
+    }
+
+    #[test]
+    fn predictions_travel_as_bytes() {
+        let sent = [(7, list()), (2, list().select(&Tensor::from_slice(&[1i64])).unwrap())];
+        let received = from_bytes(to_bytes(&sent).unwrap()).unwrap();
+        assert_eq!(received.iter().map(|(index, list)| (*index, list.len())).collect::<Vec<_>>(), [(7, 2), (2, 1)]);
+        assert!(received[1].1.bbox().equal(sent[1].1.bbox()));
+        assert!(received[0].1.tensor_field("mask").unwrap().equal(sent[0].1.tensor_field("mask").unwrap()));
+        assert!(from_bytes(to_bytes(&[]).unwrap()).unwrap().is_empty());
+        assert!(from_bytes(vec![1, 2, 3]).is_err());
     }
 
     #[test]

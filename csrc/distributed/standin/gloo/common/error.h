@@ -1,0 +1,2 @@
+// See ../../README.md: nothing of this header is needed here.
+#pragma once
