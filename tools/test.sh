@@ -22,7 +22,6 @@ phase "set-up" set_up
 phase "format" cargo fmt --check
 phase "lints" cargo clippy --all-targets -- -D warnings
 phase "build" cargo test --no-run
-phase "programs" cargo build --bins
 phase "tests" cargo test
 phase "quickstart" env MRB_PROFILE=dev tools/quickstart.sh --smoke
 
