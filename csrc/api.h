@@ -32,6 +32,10 @@ int mrb_roi_pool(mrb_error* error, at::Tensor** output, const at::Tensor* input,
 int mrb_nms(mrb_error* error, at::Tensor** keep, const at::Tensor* boxes, const at::Tensor* scores, double threshold,
             bool suppress_at_threshold);
 
+// `keep` is a mask over the boxes, which suppress only others of their group.
+int mrb_nms_mask(mrb_error* error, at::Tensor** keep, const at::Tensor* boxes, const at::Tensor* scores,
+                 const at::Tensor* groups, int64_t group_count, double threshold, bool suppress_at_threshold);
+
 int mrb_match_by_iou(mrb_error* error, at::Tensor** best_iou, at::Tensor** best_gt, at::Tensor** attains_gt_maximum,
                      const at::Tensor* gt, const at::Tensor* predictions);
 
@@ -77,6 +81,23 @@ bool mrb_can_fuse_conv(const at::Tensor* input);
 int mrb_fused_conv(mrb_error* error, at::Tensor** output, const at::Tensor* input, const at::Tensor* weight,
                    const at::Tensor* bias, const at::Tensor* residual, int64_t stride, int64_t padding,
                    int64_t dilation, int64_t groups, bool relu);
+
+// What CUDA needs beyond this program. The first two ask the driver only; 0 stands for a version that is not known.
+// They fail with the reason where CUDA cannot be used: no kernels in the program, no driver, no GPU.
+struct mrb_cuda_versions {
+  int64_t runtime, driver;  // 1000 * major + 10 * minor
+  int64_t cudnn;            // 10000 * major + 100 * minor + patch
+};
+struct mrb_cuda_device {
+  char name[256];
+  int64_t total_memory;  // bytes
+  int64_t major, minor;  // compute capability
+};
+int mrb_cuda_devices(mrb_error* error, mrb_cuda_versions* versions, int64_t* count);
+int mrb_cuda_device_at(mrb_error* error, mrb_cuda_device* device, int64_t index);
+// Opens libtorch's CUDA library, which programs do not link, so that they start without it. To be called before
+// anything asks libtorch whether CUDA is there: libtorch remembers the answer.
+int mrb_cuda_open(mrb_error* error);
 
 // Random numbers on the CPU. A generator belongs to the caller (`mrb_generator_free`).
 int mrb_generator_new(mrb_error* error, at::Generator** generator, uint64_t seed);

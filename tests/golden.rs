@@ -7,6 +7,8 @@ mod support;
 
 #[path = "areas/configs.rs"]
 mod configs;
+#[path = "areas/cuda/mod.rs"]
+mod cuda;
 #[path = "areas/data.rs"]
 mod data;
 #[path = "areas/evaluation.rs"]

@@ -1,5 +1,9 @@
 //! The programs, run as a user runs them: a tiny detector on a few generated images.
 
+// Functions of the build script, which has no tests of its own.
+#[path = "../build/architectures.rs"]
+mod architectures;
+
 #[path = "programs/support.rs"]
 mod support;
 

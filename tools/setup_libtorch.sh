@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Gets the libtorch that this crate is built on and links it as .libtorch.
 #
-#   tools/setup_libtorch.sh          fetch it from PyPI if it is not there yet
+#   tools/setup_libtorch.sh          fetch it from PyPI if it is not there yet (540 MB); enough for the CPU
+#   tools/setup_libtorch.sh --cuda   with NVIDIA's libraries and nvcc (about 2.5 GB more), so that the next build has the
+#                                    CUDA kernels
+#   tools/setup_libtorch.sh --nvcc   only the compiler, to check that the CUDA sources compile; prints its folder
 #   tools/setup_libtorch.sh --check  say in one sentence what would be used, or what is missing (exit status 1)
 #
 # LIBTORCH_USE_PYTORCH=1 (the torch of the active Python) and LIBTORCH (a folder) are left alone: they win.
@@ -11,9 +14,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 version=2.11.0
 cuda=13.0
-need_mb=2600
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/maskrcnn-benchmark"
 home="$cache/$version"
+home_cuda="$cache/$version-cuda"
+nvcc_home="$cache/nvcc-$cuda"
+nvcc_packages=("nvidia-cuda-nvcc==$cuda.*" "nvidia-cuda-crt==$cuda.*" "nvidia-nvvm==$cuda.*" "nvidia-cuda-cccl==$cuda.*"
+    "nvidia-cuda-runtime==$cuda.*")
 
 # What is wrong with a libtorch folder, in one sentence; nothing if it is good.
 fault() {
@@ -64,13 +70,130 @@ check() {
     echo "libtorch $version in $dir is used."
 }
 
-if [ "${1:-}" = --check ]; then
+# A folder in the cache to work in, which is removed at the end; what, MB needed.
+open_work() {
+    local what=$1 need_mb=$2
+    command -v python3 >/dev/null || { echo "python3 is needed to fetch $what; install it." >&2; exit 1; }
+    python3 -m pip --version >/dev/null 2>&1 || {
+        echo "pip is needed to fetch $what (python3 -m pip does not run); install it." >&2
+        exit 1
+    }
+    mkdir -p "$cache"
+    local free_mb=$(($(df -Pk "$cache" | awk 'NR == 2 { print $4 }') / 1024))
+    if [ "$free_mb" -lt "$need_mb" ]; then
+        echo "$cache has $free_mb MB free and $what needs $need_mb MB while it is unpacked: make room, or set XDG_CACHE_HOME." >&2
+        exit 1
+    fi
+    work=$(mktemp -d "$cache/.unpack.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+}
+
+platforms=(--only-binary=:all: --python-version 3.11 --implementation cp)
+for glibc in 28 27 26 25 24 17; do platforms+=(--platform "manylinux_2_${glibc}_x86_64"); done
+platforms+=(--platform manylinux2014_x86_64)
+
+# Unpacks the wheels of the given packages into $work/root.
+unpack() {
+    rm -rf "$work/wheels"
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps "${platforms[@]}" --dest "$work/wheels" "$@"
+    python3 - "$work" <<'PY'
+import glob, os, sys, zipfile
+
+wanted = ("torch/lib/", "torch/include/", "torch/share/", "torch/version.py", "nvidia/")
+root = sys.argv[1] + "/root"
+for wheel in sorted(glob.glob(sys.argv[1] + "/wheels/*.whl")):
+    with zipfile.ZipFile(wheel) as archive:  # extraction checks every file's CRC
+        names = [name for name in archive.namelist() if name.startswith(wanted) or name.endswith("LICENSE")]
+        archive.extractall(root, names)
+        for name in names:  # which leaves the permissions out
+            if archive.getinfo(name).external_attr >> 16 & 0o100:
+                os.chmod(f"{root}/{name}", 0o755)
+PY
+    rm -rf "$work/wheels"
+}
+
+# Moves $work/root to its place; another set-up may have been first. $2: a file that a good one has.
+put_in_place() {
+    rm -rf "$1"
+    mv -T "$work/root" "$1" 2>/dev/null || [ -e "$1/$2" ]
+}
+
+# Makes .libtorch lead to a folder, in one step.
+link() {
+    local new=".libtorch.$$"
+    ln -s "$1" "$new"
+    [ -L .libtorch ] || rm -rf .libtorch
+    mv -T "$new" .libtorch
     check
-    exit
-elif [ $# -gt 0 ]; then
-    echo "usage: tools/setup_libtorch.sh [--check]" >&2
-    exit 2
-fi
+}
+
+fetch_libtorch() {
+    [ -n "$(fault "$home/torch")" ] || return 0
+    open_work libtorch 2600
+    echo "Fetching libtorch $version (about 540 MB) ..."
+    # The runtime and CUPTI are the only NVIDIA libraries that libtorch_cpu.so names.
+    unpack "torch==$version" "nvidia-cuda-runtime==$cuda.*" "nvidia-cuda-cupti==$cuda.*"
+    # Wheels lack the file by which torch-sys checks the version.
+    echo "$version" >"$work/root/torch/build-version"
+    local wrong
+    wrong=$(fault "$work/root/torch")
+    [ -z "$wrong" ] || { echo "The unpacked libtorch is not usable: $wrong." >&2; exit 1; }
+    put_in_place "$home" torch/build-version
+    rm -rf "$work"
+}
+
+fetch_nvcc() {
+    [ ! -x "$nvcc_home/nvidia/cu13/bin/nvcc" ] || return 0
+    open_work nvcc 900
+    echo "Fetching nvcc $cuda (about 120 MB) ..." >&2
+    unpack "${nvcc_packages[@]}"
+    put_in_place "$nvcc_home" nvidia/cu13/bin/nvcc
+    rm -rf "$work"
+}
+
+# A copy of libtorch (hard links) with all NVIDIA libraries and nvcc beside it, where its run path looks for them.
+fetch_cuda() {
+    [ ! -x "$home_cuda/nvidia/cu13/bin/nvcc" ] || return 0
+    fetch_libtorch
+    open_work "CUDA for libtorch" 8000
+    echo "Fetching NVIDIA's libraries and nvcc $cuda (about 2.5 GB) ..."
+    # pip resolves what the torch wheel asks for from its metadata alone.
+    python3 -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed "${platforms[@]}" \
+        --target "$work/none" --report "$work/report.json" "torch==$version" "${nvcc_packages[@]}"
+    local packages
+    mapfile -t packages < <(python3 - "$work/report.json" <<'PY'
+import json, sys
+
+for item in json.load(open(sys.argv[1]))["install"]:
+    name, version = item["metadata"]["name"], item["metadata"]["version"]
+    if name.lower().startswith("nvidia-"):
+        print(f"{name}=={version}")
+PY
+    )
+    [ "${#packages[@]}" -gt 5 ] || { echo "pip does not say which NVIDIA packages torch $version needs." >&2; exit 1; }
+    cp -al "$home" "$work/root"
+    # Unpacking writes over files of its own only, never through a link into the CPU installation.
+    rm -rf "$work/root/nvidia" "$work/root/torch/build-version"
+    unpack "${packages[@]}"
+    echo "$version" >"$work/root/torch/build-version"
+    put_in_place "$home_cuda" nvidia/cu13/bin/nvcc
+    rm -rf "$work"
+}
+
+case "${1:-}" in
+    --check) check; exit ;;
+    --nvcc) fetch_nvcc; echo "$nvcc_home/nvidia/cu13"; exit ;;
+    --cuda)
+        if [ "${LIBTORCH_USE_PYTORCH:-}" = 1 ] || [ -n "${LIBTORCH:-}" ]; then
+            echo "--cuda sets up .libtorch, and LIBTORCH or LIBTORCH_USE_PYTORCH is set: unset it, or give your libtorch an nvcc with CUDA_HOME." >&2
+            exit 1
+        fi
+        fetch_cuda
+        link "$home_cuda/torch"
+        exit ;;
+    "") ;;
+    *) echo "usage: tools/setup_libtorch.sh [--cuda | --nvcc | --check]" >&2; exit 2 ;;
+esac
 
 if check >/dev/null; then
     check
@@ -80,46 +203,5 @@ if [ "${LIBTORCH_USE_PYTORCH:-}" = 1 ] || [ -n "${LIBTORCH:-}" ]; then
     check >&2
     exit 1
 fi
-
-if [ -n "$(fault "$home/torch")" ]; then
-    command -v python3 >/dev/null || { echo "python3 is needed to fetch libtorch; install it, or set LIBTORCH." >&2; exit 1; }
-    python3 -m pip --version >/dev/null 2>&1 || {
-        echo "pip is needed to fetch libtorch (python3 -m pip does not run); install it, or set LIBTORCH." >&2
-        exit 1
-    }
-    mkdir -p "$cache"
-    free_mb=$(($(df -Pk "$cache" | awk 'NR == 2 { print $4 }') / 1024))
-    if [ "$free_mb" -lt "$need_mb" ]; then
-        echo "$cache has $free_mb MB free and libtorch needs $need_mb MB while it is unpacked: make room, or set XDG_CACHE_HOME." >&2
-        exit 1
-    fi
-    work=$(mktemp -d "$cache/.unpack.XXXXXX")
-    trap 'rm -rf "$work"' EXIT
-    echo "Fetching libtorch $version (about 540 MB) ..."
-    platforms=()
-    for glibc in 28 27 26 25 24 17; do platforms+=(--platform "manylinux_2_${glibc}_x86_64"); done
-    # The runtime and CUPTI are the only NVIDIA libraries that libtorch_cpu.so names.
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 \
-        "${platforms[@]}" --platform manylinux2014_x86_64 --dest "$work/wheels" \
-        "torch==$version" "nvidia-cuda-runtime==$cuda.*" "nvidia-cuda-cupti==$cuda.*"
-    python3 - "$work" <<'PY'
-import glob, sys, zipfile
-
-wanted = ("torch/lib/", "torch/include/", "torch/share/", "torch/version.py", "nvidia/")
-for wheel in sorted(glob.glob(sys.argv[1] + "/wheels/*.whl")):
-    with zipfile.ZipFile(wheel) as archive:  # extraction checks every file's CRC
-        archive.extractall(
-            sys.argv[1] + "/root",
-            [name for name in archive.namelist() if name.startswith(wanted) or name.endswith("LICENSE")],
-        )
-PY
-    # Wheels lack the file by which torch-sys checks the version.
-    echo "$version" >"$work/root/torch/build-version"
-    wrong=$(fault "$work/root/torch")
-    [ -z "$wrong" ] || { echo "The unpacked libtorch is not usable: $wrong." >&2; exit 1; }
-    rm -rf "$home"
-    mv -T "$work/root" "$home" 2>/dev/null || [ -z "$(fault "$home/torch")" ] # another set-up may have been first
-fi
-rm -rf .libtorch
-ln -s "$home/torch" .libtorch
-check
+fetch_libtorch
+link "$home/torch"

@@ -21,6 +21,7 @@ set_up() { tools/setup_libtorch.sh --check || tools/setup_libtorch.sh; }
 phase "set-up" set_up
 phase "format" cargo fmt --check
 phase "lints" cargo clippy --all-targets -- -D warnings
+phase "cuda sources" tools/compile_cuda.sh
 phase "build" cargo test --no-run
 phase "tests" cargo test
 phase "quickstart" env MRB_PROFILE=dev tools/quickstart.sh --smoke

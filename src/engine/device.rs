@@ -3,25 +3,42 @@
 use anyhow::{bail, ensure, Result};
 use tch::{Cuda, Device};
 
-/// The device that a name such as `cpu`, `cuda` or `cuda:1` means.
+use crate::ffi::{self, cuda_machine, has_kernels_for, open_cuda};
+
+/// The device that a name such as `cpu`, `cuda` or `cuda:1` means. CUDA is made ready for use.
 ///
 /// # Errors
-/// Another name, or a device that this machine does not have.
+/// Another name, a device that this machine does not have, or one for which this program has no kernels. For CUDA the
+/// message says what is missing: kernels in this program, the driver, a GPU, or a library.
 pub fn parse_device(name: &str) -> Result<Device> {
     let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
     match (kind, index.parse::<usize>()) {
         ("cpu", Ok(0)) => Ok(Device::Cpu),
-        ("cuda", Ok(index)) => {
-            ensure!(
-                Cuda::is_available(),
-                "MODEL.DEVICE is {name:?}, but CUDA is not available here; to run on the CPU add: MODEL.DEVICE cpu"
-            );
-            let count = Cuda::device_count() as usize;
-            ensure!(index < count, "MODEL.DEVICE is {name:?}, but this machine has {count} CUDA devices");
-            Ok(Device::Cuda(index))
-        }
+        ("cuda", Ok(index)) => match cuda_device(index) {
+            Ok(()) => Ok(Device::Cuda(index)),
+            Err(missing) => {
+                bail!("MODEL.DEVICE is {name:?}, but {missing}; to run on the CPU add: MODEL.DEVICE cpu")
+            }
+        },
         _ => bail!("MODEL.DEVICE must be 'cpu', 'cuda' or 'cuda:N', it is {name:?}"),
     }
+}
+
+fn cuda_device(index: usize) -> Result<()> {
+    let devices = cuda_machine()?.devices;
+    ensure!(index < devices.len(), "this machine has {} CUDA devices", devices.len());
+    let device = &devices[index];
+    let (major, minor) = device.capability;
+    ensure!(
+        has_kernels_for(ffi::CUDA_ARCHITECTURES, device.capability),
+        "this program has kernels for {} and the GPU ({}) is {major}.{minor}: build it with \
+         TORCH_CUDA_ARCH_LIST={major}.{minor}",
+        ffi::CUDA_ARCHITECTURES,
+        device.name
+    );
+    open_cuda()?;
+    ensure!(Cuda::is_available(), "libtorch finds no CUDA device");
+    Ok(())
 }
 
 #[cfg(test)]
@@ -39,10 +56,15 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_cuda_device_is_named() {
-        if !Cuda::is_available() {
+    fn what_cuda_lacks_here_is_said() {
+        if let Err(missing) = open_cuda() {
             let error = parse_device("cuda").unwrap_err().to_string();
             assert!(error.contains("MODEL.DEVICE cpu"), "{error}");
+            assert!(error.contains(&missing.to_string()), "{error} / {missing}");
+        } else {
+            let count = cuda_machine().unwrap().devices.len();
+            let error = parse_device(&format!("cuda:{count}")).unwrap_err().to_string();
+            assert!(error.contains("CUDA devices"), "{error}");
         }
     }
 }

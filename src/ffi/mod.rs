@@ -1,5 +1,6 @@
 //! Safe functions over `csrc/api.h` and the operating system: the only place with `unsafe` code. Every C++ exception comes back as an error.
 
+mod cuda;
 mod distributed;
 mod fused_conv;
 mod ops;
@@ -7,9 +8,10 @@ mod raw;
 mod runtime;
 pub mod system;
 
+pub use cuda::{cuda_machine, has_kernels_for, open_cuda, CudaDevice, CudaMachine, CUDA_ARCHITECTURES};
 pub use distributed::{ProcessGroup, Reducer, Store};
 pub use fused_conv::{can_fuse_conv, fused_conv, FusedConv};
-pub use ops::{deform_conv, deform_roi_pool, match_by_iou, nms, roi_align, roi_pool, sigmoid_focal_loss};
+pub use ops::{deform_conv, deform_roi_pool, match_by_iou, nms, nms_mask, roi_align, roi_pool, sigmoid_focal_loss};
 pub use raw::{DeformConvGeometry, DeformRoiPoolGeometry};
 pub use runtime::{channels_last, is_channels_last, keep_freed_memory, nchw, Generator};
 

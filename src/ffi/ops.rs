@@ -43,6 +43,22 @@ pub fn nms(boxes: &Tensor, scores: &Tensor, threshold: f64, suppress_at_threshol
     call_for_tensor(|error, keep| unsafe { raw::mrb_nms(error, keep, boxes, scores, threshold, suppress_at_threshold) })
 }
 
+/// See [`crate::layers::nms_mask`].
+pub fn nms_mask(
+    boxes: &Tensor,
+    scores: &Tensor,
+    groups: &Tensor,
+    group_count: i64,
+    threshold: f64,
+    suppress_at_threshold: bool,
+) -> Result<Tensor> {
+    let (boxes, scores, groups) = (boxes.as_ptr(), scores.as_ptr(), groups.as_ptr());
+    // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
+    call_for_tensor(|error, keep| unsafe {
+        raw::mrb_nms_mask(error, keep, boxes, scores, groups, group_count, threshold, suppress_at_threshold)
+    })
+}
+
 /// See [`crate::layers::match_by_iou`]: best IoU, best ground truth, whether a ground truth's maximum is attained.
 pub fn match_by_iou(gt: &Tensor, predictions: &Tensor) -> Result<[Tensor; 3]> {
     let (gt, predictions) = (gt.as_ptr(), predictions.as_ptr());

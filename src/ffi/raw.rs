@@ -40,6 +40,24 @@ pub struct Reducer {
     _private: [u8; 0],
 }
 
+/// `mrb_cuda_versions`.
+#[repr(C)]
+#[derive(Default)]
+pub struct CudaVersions {
+    pub runtime: i64,
+    pub driver: i64,
+    pub cudnn: i64,
+}
+
+/// `mrb_cuda_device`.
+#[repr(C)]
+pub struct CudaDevice {
+    pub name: [c_char; 256],
+    pub total_memory: i64,
+    pub major: i64,
+    pub minor: i64,
+}
+
 /// `mrb_deform_conv_geometry`; see [`crate::layers::dcn::DeformConvGeometry`].
 #[repr(C)]
 pub struct DeformConvGeometry {
@@ -92,6 +110,17 @@ extern "C" {
         keep: *mut *mut C_tensor,
         boxes: *const C_tensor,
         scores: *const C_tensor,
+        threshold: f64,
+        suppress_at_threshold: bool,
+    ) -> c_int;
+
+    pub fn mrb_nms_mask(
+        error: *mut Error,
+        keep: *mut *mut C_tensor,
+        boxes: *const C_tensor,
+        scores: *const C_tensor,
+        groups: *const C_tensor,
+        group_count: i64,
         threshold: f64,
         suppress_at_threshold: bool,
     ) -> c_int;
@@ -157,6 +186,12 @@ extern "C" {
         groups: i64,
         relu: bool,
     ) -> c_int;
+
+    pub fn mrb_cuda_devices(error: *mut Error, versions: *mut CudaVersions, count: *mut i64) -> c_int;
+
+    pub fn mrb_cuda_device_at(error: *mut Error, device: *mut CudaDevice, index: i64) -> c_int;
+
+    pub fn mrb_cuda_open(error: *mut Error) -> c_int;
 
     pub fn mrb_generator_new(error: *mut Error, generator: *mut *mut Generator, seed: u64) -> c_int;
 

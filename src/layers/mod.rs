@@ -26,7 +26,7 @@ pub use misc::{
     interpolate, Conv2d, ConvConfig, ConvTranspose2d, DFConv2d, DFConvConfig, InterpolateMode, Linear, LinearConfig,
     Size,
 };
-pub use nms::{nms, nms_with_rule, SuppressionRule};
+pub use nms::{nms, nms_mask, nms_with_rule, SuppressionRule};
 pub use parameters::{Init, ParamPath, Parameters};
 pub use roi_align::roi_align;
 pub use roi_pool::roi_pool;

@@ -1,4 +1,4 @@
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::ffi;
 
@@ -11,7 +11,19 @@ pub enum SuppressionRule {
     Above,
 }
 
-/// Greedy non-maximum suppression with the rule of the original's CPU kernel (`csrc/cpu/nms_cpu.cpp`).
+impl SuppressionRule {
+    /// The rule of the original's kernel for tensors on this device.
+    pub fn of_device(device: Device) -> Self {
+        if device.is_cuda() {
+            Self::Above
+        } else {
+            Self::AtLeast
+        }
+    }
+}
+
+/// Greedy non-maximum suppression with the rule of the original's kernel for the device of the boxes
+/// (`csrc/cpu/nms_cpu.cpp`, `csrc/cuda/nms.cu`).
 ///
 /// Corners are inclusive: widths, heights and overlaps count one pixel more than the difference. Boxes of equal score
 /// are taken in input order. The kept indices come back in ascending order, *not* by score.
@@ -20,12 +32,23 @@ pub enum SuppressionRule {
 /// - `boxes`: `[N, 4]`: x1, y1, x2, y2; `scores`: `[N]`
 /// - output: `[K]`, int64
 pub fn nms(boxes: &Tensor, scores: &Tensor, threshold: f64) -> Tensor {
-    nms_with_rule(boxes, scores, threshold, SuppressionRule::AtLeast)
+    nms_with_rule(boxes, scores, threshold, SuppressionRule::of_device(boxes.device()))
 }
 
 /// [`nms`] with the choice of what happens at exactly the threshold.
 pub fn nms_with_rule(boxes: &Tensor, scores: &Tensor, threshold: f64, rule: SuppressionRule) -> Tensor {
     ffi::nms(boxes, scores, threshold, rule == SuppressionRule::AtLeast).expect("nms")
+}
+
+/// [`nms`] of several groups at once, such as the classes of an image: boxes suppress only boxes of their own group. On
+/// CUDA nothing waits for the result, whose size is known beforehand.
+///
+/// # Shapes
+/// - `boxes`: `[N, 4]`: x1, y1, x2, y2; `scores`: `[N]`; `groups`: `[N]`, int64, from 0 to below `group_count`
+/// - output: `[N]`, bool: which boxes survive
+pub fn nms_mask(boxes: &Tensor, scores: &Tensor, groups: &Tensor, group_count: i64, threshold: f64) -> Tensor {
+    let at_threshold = SuppressionRule::of_device(boxes.device()) == SuppressionRule::AtLeast;
+    ffi::nms_mask(boxes, scores, groups, group_count, threshold, at_threshold).expect("nms")
 }
 
 #[cfg(test)]
@@ -94,5 +117,19 @@ mod tests {
         let two = nms(&boxes, &scores, 0.6);
         tch::set_num_threads(threads);
         assert!(one == two);
+    }
+
+    #[test]
+    fn groups_do_not_see_each_other() {
+        let (boxes, scores) = case(700, 11);
+        let groups = (random(&[700], 12) * 3.0 + 3.0).floor().to_kind(Kind::Int64).clamp(0, 5);
+        let together = nms_mask(&boxes, &scores, &groups, 6, 0.4);
+        for group in 0..6 {
+            let places = groups.eq(group).nonzero().squeeze_dim(1);
+            let alone = nms(&boxes.index_select(0, &places), &scores.index_select(0, &places), 0.4);
+            let kept = together.index_select(0, &places).nonzero().squeeze_dim(1);
+            assert!(kept == alone, "group {group}");
+        }
+        assert!(ffi::nms_mask(&boxes, &scores, &groups, 5, 0.4, true).is_err(), "a group that does not exist");
     }
 }

@@ -4,7 +4,7 @@
 use maskrcnn_benchmark::layers::dcn::{self, DeformConvGeometry};
 use maskrcnn_benchmark::layers::{self, SuppressionRule};
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::support::{self, Report, Tensors};
 
@@ -23,34 +23,39 @@ fn pair(value: &Value) -> (i64, i64) {
 }
 
 /// A leaf that asks for its gradient.
-fn leaf(tensor: &Tensor) -> Tensor {
+pub fn leaf(tensor: &Tensor) -> Tensor {
     tensor.copy().set_requires_grad(true)
 }
 
 /// The gradients of `output` with respect to `inputs` for the given gradient of the output.
-fn gradients(output: &Tensor, grad_output: &Tensor, inputs: &[&Tensor]) -> Vec<Tensor> {
+pub fn gradients(output: &Tensor, grad_output: &Tensor, inputs: &[&Tensor]) -> Vec<Tensor> {
     Tensor::run_backward(&[(output * grad_output).sum(output.kind())], inputs, false, false)
 }
 
 #[test]
 fn roi_align() {
+    roi_align_on(Device::Cpu);
+}
+
+pub fn roi_align_on(device: Device) {
     let Some((cases, tensors)) = cases("roi_align") else { return };
     let mut report = Report::new("ops/roi_align");
     for (case, parameters) in &cases {
-        let get = |name: &str| tensors.get(&format!("{case}/{name}"));
-        for (format, input) in [("nchw", get("input").copy()), ("channels_last", channels_last(get("input")))] {
+        let find = |name: &str| tensors.find(&format!("{case}/{name}")).map(|tensor| tensor.to_device(device));
+        let get = |name: &str| find(name).expect("a tensor of the case");
+        for (format, input) in [("nchw", get("input").copy()), ("channels_last", channels_last(&get("input")))] {
             let input = leaf(&input);
             let output = layers::roi_align(
                 &input,
-                get("rois"),
+                &get("rois"),
                 pair(&parameters["output_size"]),
                 parameters["spatial_scale"].as_f64().expect("a number"),
                 parameters["sampling_ratio"].as_i64().expect("an integer"),
             );
-            report.close(case, &format!("output {format}"), &output, get("output"), 1e-5, 0.0);
-            if let Some(grad_output) = tensors.find(&format!("{case}/grad_output")) {
-                let grads = gradients(&output, grad_output, &[&input]);
-                report.close(case, &format!("grad_input {format}"), &grads[0], get("grad_input"), 1e-4, 0.0);
+            report.close(case, &format!("output {format}"), &output, &get("output"), 1e-5, 0.0);
+            if let Some(grad_output) = find("grad_output") {
+                let grads = gradients(&output, &grad_output, &[&input]);
+                report.close(case, &format!("grad_input {format}"), &grads[0], &get("grad_input"), 1e-4, 0.0);
             }
         }
     }
@@ -59,16 +64,26 @@ fn roi_align() {
 
 #[test]
 fn nms() {
+    nms_on(Device::Cpu);
+}
+
+pub fn nms_on(device: Device) {
     let Some((cases, tensors)) = cases("nms") else { return };
     let mut report = Report::new("ops/nms");
     for (case, parameters) in &cases {
-        let (boxes, scores) = (tensors.get(&format!("{case}/boxes")), tensors.get(&format!("{case}/scores")));
+        let get = |name: &str| tensors.get(&format!("{case}/{name}")).to_device(device);
+        let (boxes, scores) = (get("boxes"), get("scores"));
         for threshold in parameters["thresholds"].as_array().expect("a list") {
             let number = threshold.as_f64().expect("a number");
             for (name, rule) in [("cpu", SuppressionRule::AtLeast), ("cuda", SuppressionRule::Above)] {
-                let want = tensors.get(&format!("{case}/keep_{name}_{threshold}"));
-                let got = layers::nms_with_rule(boxes, scores, number, rule);
-                report.equal(case, &format!("keep_{name}"), indices(&got), indices(want));
+                let want = get(&format!("keep_{name}_{threshold}"));
+                let got = layers::nms_with_rule(&boxes, &scores, number, rule);
+                report.equal(case, &format!("keep_{name}"), indices(&got), indices(&want));
+                if rule == SuppressionRule::of_device(device) {
+                    let one_group = Tensor::zeros([boxes.size()[0]], (Kind::Int64, device));
+                    let mask = layers::nms_mask(&boxes, &scores, &one_group, 1, number);
+                    report.equal(case, "mask", indices(&mask.nonzero().squeeze_dim(1)), indices(&want));
+                }
             }
         }
     }
@@ -80,23 +95,27 @@ fn indices(tensor: &Tensor) -> Vec<i64> {
 }
 
 /// The same values with the channels side by side in memory.
-fn channels_last(tensor: &Tensor) -> Tensor {
+pub fn channels_last(tensor: &Tensor) -> Tensor {
     tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
 #[test]
 fn roi_pool() {
+    roi_pool_on(Device::Cpu);
+}
+
+pub fn roi_pool_on(device: Device) {
     let Some((cases, tensors)) = cases("roi_pool") else { return };
     let mut report = Report::new("ops/roi_pool");
     for (case, parameters) in &cases {
-        let get = |name: &str| tensors.get(&format!("{case}/{name}"));
-        for (format, input) in [("nchw", get("input").copy()), ("channels_last", channels_last(get("input")))] {
+        let get = |name: &str| tensors.get(&format!("{case}/{name}")).to_device(device);
+        for (format, input) in [("nchw", get("input").copy()), ("channels_last", channels_last(&get("input")))] {
             let input = leaf(&input);
             let size = pair(&parameters["output_size"]);
-            let output = layers::roi_pool(&input, get("rois"), size, support::number(&parameters["spatial_scale"]));
-            report.close(case, &format!("output {format}"), &output, get("output"), 0.0, 0.0);
-            let grads = gradients(&output, get("grad_output"), &[&input]);
-            report.close(case, &format!("grad_input {format}"), &grads[0], get("grad_input"), 1e-5, 0.0);
+            let output = layers::roi_pool(&input, &get("rois"), size, support::number(&parameters["spatial_scale"]));
+            report.close(case, &format!("output {format}"), &output, &get("output"), 0.0, 0.0);
+            let grads = gradients(&output, &get("grad_output"), &[&input]);
+            report.close(case, &format!("grad_input {format}"), &grads[0], &get("grad_input"), 1e-5, 0.0);
 
             // The gradient of a sum over distinct factors shows which pixel was the maximum: the golden argmax.
             let argmax = get("argmax").to_kind(Kind::Int64);

@@ -3,9 +3,9 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/sort.h>
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "ops/common/simd.h"
@@ -67,15 +67,12 @@ bool suppressed(const Boxes<T>& kept, int64_t first, const T* box, T threshold, 
   return false;
 }
 
+// Marks the survivors among the boxes `ranked`, which are in falling order of score.
 template <typename T>
-std::vector<int64_t> kept_indices(const at::Tensor& boxes, const at::Tensor& order, T threshold, bool at_threshold) {
-  const T* data = boxes.const_data_ptr<T>();
-  const int64_t* ranked = order.const_data_ptr<int64_t>();
-  const auto total = order.numel();
+void mark_kept(const T* data, const int64_t* ranked, int64_t total, T threshold, bool at_threshold, bool* keep) {
   // Few blocks, since threads wait for each other at the end of each; one for a small number of boxes.
   const auto block = std::max<int64_t>(2048, (total + 7) / 8);
   Boxes<T> kept;
-  std::vector<int64_t> indices;
   std::vector<uint8_t> dead(block);
   for (int64_t start = 0; start < total; start += block) {
     const auto count = std::min(block, total - start);
@@ -91,26 +88,41 @@ std::vector<int64_t> kept_indices(const at::Tensor& boxes, const at::Tensor& ord
       const auto index = ranked[start + i];
       if (dead[i] || suppressed(kept, before, data + index * 4, threshold, at_threshold)) continue;
       kept.push(data + index * 4);
-      indices.push_back(index);
+      keep[index] = true;
     }
   }
-  std::sort(indices.begin(), indices.end());
-  return indices;
 }
 
 }  // namespace
 
-at::Tensor nms_cpu(const at::Tensor& boxes, const at::Tensor& scores, double threshold, bool suppress_at_threshold) {
-  const auto order = std::get<1>(at::sort(scores, /*stable=*/true, /*dim=*/0, /*descending=*/true)).contiguous();
-  const auto corners = boxes.contiguous();
-  std::vector<int64_t> indices;
+at::Tensor nms_mask_cpu(const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& groups,
+                        int64_t group_count, double threshold, bool suppress_at_threshold) {
+  const auto total = boxes.size(0);
+  const auto order = nms_order(scores, groups), corners = boxes.contiguous();
+  const int64_t* ranked = order.const_data_ptr<int64_t>();
+  std::vector<int64_t> ends{total};
+  if (groups.defined()) {
+    // Groups lie side by side in `order`.
+    const auto group = groups.contiguous();
+    const int64_t* group_data = group.const_data_ptr<int64_t>();
+    ends.assign(group_count, 0);
+    for (int64_t i = 0; i < total; ++i) {
+      TORCH_CHECK(group_data[i] >= 0 && group_data[i] < group_count, "nms: group ", group_data[i], " of ", group_count);
+      ++ends[group_data[i]];
+    }
+    std::partial_sum(ends.begin(), ends.end(), ends.begin());
+  }
+  auto keep = at::empty({total}, boxes.options().dtype(at::kBool)).zero_();
   AT_DISPATCH_FLOATING_TYPES(boxes.scalar_type(), "nms", [&] {
-    // The original's threshold is a float, whatever the boxes are.
-    indices = kept_indices<scalar_t>(corners, order, static_cast<float>(threshold), suppress_at_threshold);
+    int64_t start = 0;
+    for (const auto end : ends) {
+      // The original's threshold is a float, whatever the boxes are.
+      mark_kept<scalar_t>(corners.const_data_ptr<scalar_t>(), ranked + start, end - start,
+                          static_cast<float>(threshold), suppress_at_threshold, keep.mutable_data_ptr<bool>());
+      start = end;
+    }
   });
-  auto result = at::empty({static_cast<int64_t>(indices.size())}, boxes.options().dtype(at::kLong));
-  std::copy(indices.begin(), indices.end(), result.mutable_data_ptr<int64_t>());
-  return result;
+  return keep;
 }
 
 }  // namespace mrb

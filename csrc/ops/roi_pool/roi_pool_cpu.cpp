@@ -127,7 +127,7 @@ std::tuple<at::Tensor, at::Tensor> roi_pool_forward_cpu(const at::Tensor& input,
 }
 
 at::Tensor roi_pool_backward_cpu(const at::Tensor& grad_output, const at::Tensor& argmax, const at::Tensor& rois,
-                                 at::IntArrayRef input_size) {
+                                 at::IntArrayRef input_size, const RoiPoolShape& /*shape*/) {
   auto grad_input = at::empty(input_size, grad_output.options().memory_format(at::MemoryFormat::ChannelsLast)).zero_();
   if (grad_output.numel() > 0 && grad_input.numel() > 0) {
     const auto rearranged = grad_output.contiguous(at::MemoryFormat::ChannelsLast);

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use crate::config::Config;
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::utils::{cat, keep_best};
-use crate::structures::{boxlist_nms, cat_boxlist, BoxList, Mode};
+use crate::structures::{boxlist_nms_in_groups, BoxList, Mode};
 
 use super::loss::make_roi_box_coder;
 
@@ -75,28 +75,14 @@ impl PostProcessor {
     /// Score threshold, NMS per class (background left out) and limit, over a list as
     /// [`unfiltered`](Self::unfiltered) gives it.
     pub fn filter_results(&self, boxlist: &BoxList, num_classes: i64) -> Result<BoxList> {
-        let scores = boxlist.tensor_field("scores")?;
-        let by_class = scores.reshape([-1, num_classes]).transpose(0, 1).gt(self.score_thresh);
-        // Only classes that have candidates are looked at; both columns come to the CPU once.
-        let places = by_class.nonzero();
-        let counts = Vec::<i64>::try_from(by_class.sum_dim_intlist(1, false, Kind::Int64))?;
-        let index = places.select(1, 1) * num_classes + places.select(1, 0);
-        let mut kept = Vec::new();
-        let mut start = counts[0];
-        for (class, count) in counts.iter().enumerate().skip(1).filter(|(_, count)| **count > 0) {
-            let of_class = boxlist.select(&index.narrow(0, start, *count))?;
-            start += count;
-            let mut of_class = boxlist_nms(&of_class, self.nms, -1, "scores")?;
-            let labels = Tensor::full([of_class.len() as i64], class as i64, (Kind::Int64, index.device()));
-            of_class.add_field("labels", labels);
-            kept.push(of_class);
-        }
-        if kept.is_empty() {
-            let mut none = boxlist.select(&index.narrow(0, 0, 0))?;
-            none.add_field("labels", Tensor::zeros([0], (Kind::Int64, index.device())));
-            return Ok(none);
-        }
-        keep_best(&cat_boxlist(&kept)?, self.detections_per_img)
+        let scores = boxlist.tensor_field("scores")?.reshape([-1, num_classes]);
+        // Candidates by class, within a class in the order of the proposals.
+        let places = scores.transpose(0, 1).narrow(0, 1, num_classes - 1).gt(self.score_thresh).nonzero();
+        let labels = places.select(1, 0) + 1;
+        let mut candidates = boxlist.select(&(places.select(1, 1) * num_classes + &labels))?;
+        candidates.add_field("labels", labels.shallow_clone());
+        let survivors = boxlist_nms_in_groups(&candidates, &labels, num_classes, self.nms, "scores")?;
+        keep_best(&survivors, self.detections_per_img)
     }
 }
 

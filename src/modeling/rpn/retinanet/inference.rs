@@ -1,13 +1,13 @@
 //! From RetinaNet's outputs to detections.
 
 use anyhow::Result;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::config::Config;
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::rpn::utils::permute_and_flatten;
-use crate::modeling::utils::{indices_of, keep_best};
-use crate::structures::{boxlist_nms, cat_boxlist, BoxList, ImageList, Mode};
+use crate::modeling::utils::keep_best;
+use crate::structures::{boxlist_nms_in_groups, cat_boxlist, BoxList, ImageList, Mode};
 
 /// Selects detections: per level the best candidates above a score, over all levels NMS per class and a limit.
 #[derive(Clone, Debug)]
@@ -70,18 +70,10 @@ impl RetinaNetPostProcessor {
     }
 
     fn select_over_all_levels(&self, boxlist: &BoxList) -> Result<BoxList> {
-        let labels = boxlist.tensor_field("labels")?;
-        let counts = labels.bincount::<Tensor>(None, self.num_classes);
-        let counts = Vec::<i64>::try_from(counts.to_kind(Kind::Int64))?;
-        let mut kept = Vec::new();
-        for class in (1..self.num_classes).filter(|c| counts[*c as usize] > 0) {
-            let of_class = boxlist.select(&indices_of(&labels.eq(class)))?;
-            kept.push(boxlist_nms(&of_class, self.nms_thresh, -1, "scores")?);
-        }
-        if kept.is_empty() {
-            return Ok(boxlist.shallow_clone());
-        }
-        keep_best(&cat_boxlist(&kept)?, self.fpn_post_nms_top_n)
+        let (labels, by_class) = boxlist.tensor_field("labels")?.sort_stable(true, 0, false);
+        let boxlist = boxlist.select(&by_class)?;
+        let kept = boxlist_nms_in_groups(&boxlist, &labels, self.num_classes, self.nms_thresh, "scores")?;
+        keep_best(&kept, self.fpn_post_nms_top_n)
     }
 }
 

@@ -1,0 +1,50 @@
+// What the kernels of RoIAlign and RoIPool share.
+#pragma once
+
+#include "cuda/launch.cuh"
+#include "ops/common/roi_sizes.h"
+
+namespace mrb::cuda {
+
+// What an output element belongs to.
+struct Place {
+  int64_t roi, channel;
+  int ph, pw;
+};
+
+__device__ inline Place place(int64_t index, const mrb_cuda_roi_sizes& s) {
+  Place p;
+  if (s.channels_last) {
+    p.channel = index % s.channels;
+    index /= s.channels;
+  }
+  p.pw = static_cast<int>(index % s.pooled_width);
+  index /= s.pooled_width;
+  p.ph = static_cast<int>(index % s.pooled_height);
+  index /= s.pooled_height;
+  if (!s.channels_last) {
+    p.channel = index % s.channels;
+    index /= s.channels;
+  }
+  p.roi = index;
+  return p;
+}
+
+__device__ inline int64_t output_offset(int64_t roi, int64_t channel, int ph, int pw, const mrb_cuda_roi_sizes& s) {
+  return s.channels_last ? ((roi * s.pooled_height + ph) * s.pooled_width + pw) * s.channels + channel
+                         : ((roi * s.channels + channel) * s.pooled_height + ph) * s.pooled_width + pw;
+}
+
+// Whether a RoI is finite, not absurdly large, and of an image of the batch; another gives nan and no gradient.
+__device__ inline bool is_valid_roi(const float* roi, const mrb_cuda_roi_sizes& s) {
+  constexpr float limit = 1 << 22;
+  bool valid = roi[0] >= 0.f && roi[0] < static_cast<float>(s.images);
+  for (int i = 1; i < 5; ++i) valid = valid && fabsf(roi[i] * s.spatial_scale) < limit;
+  return valid;
+}
+
+inline __host__ __device__ int64_t pooled_elements(const mrb_cuda_roi_sizes& s) {
+  return s.rois * s.channels * s.pooled_height * s.pooled_width;
+}
+
+}  // namespace mrb::cuda
