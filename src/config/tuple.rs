@@ -1,5 +1,7 @@
 //! The types of leaves that Rust has no plain type for.
 
+use std::fmt;
+
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::ser::{SerializeSeq, SerializeTuple, Serializer};
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,19 @@ impl<T> std::ops::Deref for Tuple<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
         &self.0
+    }
+}
+
+/// As Python writes it and the command line takes it: `(4, 8)`, `(16,)`.
+impl<T: fmt::Debug> fmt::Display for Tuple<T> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0.as_slice() {
+            [only] => write!(f, "({only:?},)"),
+            items => {
+                let items: Vec<String> = items.iter().map(|item| format!("{item:?}")).collect();
+                write!(f, "({})", items.join(", "))
+            }
+        }
     }
 }
 

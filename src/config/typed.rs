@@ -12,7 +12,7 @@ use super::node::{CfgNode, Node};
 use super::{Config, Value};
 
 pub(super) fn from_node(node: &CfgNode) -> Result<Config, ConfigError> {
-    Config::deserialize(SectionReader(node))
+    Config::deserialize(Reader::Section(node))
         .map_err(|error| ConfigError::new(ErrorKind::TypeMismatch, error.message.as_str()).with_key(&error.path()))
 }
 
@@ -77,13 +77,38 @@ impl ser::Error for Error {
     }
 }
 
-struct SectionReader<'a>(&'a CfgNode);
+/// What of the tree is read: a section, or a leaf and what is in it.
+enum Reader<'a> {
+    Section(&'a CfgNode),
+    Value(&'a Value),
+}
 
-impl<'de> Deserializer<'de> for SectionReader<'de> {
+impl<'de> Deserializer<'de> for Reader<'de> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_map(Entries { entries: Box::new(self.0.entries()), next: None })
+        let value = match self {
+            Self::Section(section) => {
+                return visitor.visit_map(Entries { entries: Box::new(section.entries()), next: None });
+            }
+            Self::Value(value) => value,
+        };
+        match value {
+            Value::None => visitor.visit_unit(),
+            Value::Bool(value) => visitor.visit_bool(*value),
+            Value::Int(value) => visitor.visit_i64(*value),
+            Value::Float(value) => visitor.visit_f64(*value),
+            Value::Str(text) => visitor.visit_borrowed_str(text),
+            Value::List(items) | Value::Tuple(items) => {
+                let mut access = Items { items: items.iter(), index: 0 };
+                let value = visitor.visit_seq(&mut access)?;
+                match access.items.len() {
+                    0 => Ok(value),
+                    left => Err(de::Error::custom(format_args!("expected {} items, found {left} more", access.index))),
+                }
+            }
+            other => Err(de::Error::custom(format_args!("a {} cannot be used: {other}", other.type_name()))),
+        }
     }
 
     serde::forward_to_deserialize_any! {
@@ -109,40 +134,10 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         let (key, node) = self.next.take().ok_or_else(|| de::Error::custom("a value without key"))?;
         match node {
-            Node::Section(section) => seed.deserialize(SectionReader(section)),
-            Node::Leaf(value) => seed.deserialize(ValueReader(value)),
+            Node::Section(section) => seed.deserialize(Reader::Section(section)),
+            Node::Leaf(value) => seed.deserialize(Reader::Value(value)),
         }
         .map_err(|e| e.below(key))
-    }
-}
-
-struct ValueReader<'a>(&'a Value);
-
-impl<'de> Deserializer<'de> for ValueReader<'de> {
-    type Error = Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.0 {
-            Value::None => visitor.visit_unit(),
-            Value::Bool(value) => visitor.visit_bool(*value),
-            Value::Int(value) => visitor.visit_i64(*value),
-            Value::Float(value) => visitor.visit_f64(*value),
-            Value::Str(text) => visitor.visit_borrowed_str(text),
-            Value::List(items) | Value::Tuple(items) => {
-                let mut access = Items { items: items.iter(), index: 0 };
-                let value = visitor.visit_seq(&mut access)?;
-                match access.items.len() {
-                    0 => Ok(value),
-                    left => Err(de::Error::custom(format_args!("expected {} items, found {left} more", access.index))),
-                }
-            }
-            other => Err(de::Error::custom(format_args!("a {} cannot be used: {other}", other.type_name()))),
-        }
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
     }
 }
 
@@ -158,7 +153,7 @@ impl<'de> SeqAccess<'de> for Items<'de> {
         let Some(item) = self.items.next() else { return Ok(None) };
         let index = self.index;
         self.index += 1;
-        seed.deserialize(ValueReader(item)).map(Some).map_err(|e| e.below(format!("[{index}]")))
+        seed.deserialize(Reader::Value(item)).map(Some).map_err(|e| e.below(format!("[{index}]")))
     }
 }
 
@@ -168,6 +163,24 @@ struct Writer;
 
 fn unsupported<T>(what: &str) -> Result<T, Error> {
     Err(ser::Error::custom(format_args!("a configuration cannot hold {what}")))
+}
+
+/// Serializer methods that do the same for several types of numbers.
+macro_rules! numbers {
+    ($target:ident: $($method:ident $type:ty),*) => {
+        $(fn $method(self, v: $type) -> Result<Node, Error> {
+            self.$target(v.into())
+        })*
+    };
+}
+
+/// Serializer methods for types that no configuration has.
+macro_rules! unsupported {
+    ($($method:ident($($argument:ty),*) -> $result:ident, $what:literal;)*) => {
+        $(fn $method(self, $(_: $argument),*) -> Result<Self::$result, Error> {
+            unsupported($what)
+        })*
+    };
 }
 
 impl Serializer for Writer {
@@ -181,35 +194,27 @@ impl Serializer for Writer {
     type SerializeStruct = SectionWriter;
     type SerializeStructVariant = Impossible<Node, Error>;
 
+    numbers!(serialize_i64: serialize_i8 i8, serialize_i16 i16, serialize_i32 i32);
+    numbers!(serialize_i64: serialize_u8 u8, serialize_u16 u16, serialize_u32 u32);
+    numbers!(serialize_f64: serialize_f32 f32);
+    unsupported! {
+        serialize_bytes(&[u8]) -> Ok, "bytes";
+        serialize_unit_struct(&'static str) -> Ok, "a unit struct";
+        serialize_unit_variant(&'static str, u32, &'static str) -> Ok, "an enum";
+        serialize_tuple_struct(&'static str, usize) -> SerializeTupleStruct, "a tuple struct";
+        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> SerializeTupleVariant, "an enum";
+        serialize_map(Option<usize>) -> SerializeMap, "a map";
+        serialize_struct_variant(&'static str, u32, &'static str, usize) -> SerializeStructVariant, "an enum";
+    }
+
     fn serialize_bool(self, v: bool) -> Result<Node, Error> {
         Ok(Node::Leaf(Value::Bool(v)))
-    }
-    fn serialize_i8(self, v: i8) -> Result<Node, Error> {
-        self.serialize_i64(v.into())
-    }
-    fn serialize_i16(self, v: i16) -> Result<Node, Error> {
-        self.serialize_i64(v.into())
-    }
-    fn serialize_i32(self, v: i32) -> Result<Node, Error> {
-        self.serialize_i64(v.into())
     }
     fn serialize_i64(self, v: i64) -> Result<Node, Error> {
         Ok(Node::Leaf(Value::Int(v)))
     }
-    fn serialize_u8(self, v: u8) -> Result<Node, Error> {
-        self.serialize_i64(v.into())
-    }
-    fn serialize_u16(self, v: u16) -> Result<Node, Error> {
-        self.serialize_i64(v.into())
-    }
-    fn serialize_u32(self, v: u32) -> Result<Node, Error> {
-        self.serialize_i64(v.into())
-    }
     fn serialize_u64(self, v: u64) -> Result<Node, Error> {
         i64::try_from(v).map_or_else(|_| unsupported("an integer beyond 64 bits"), |v| self.serialize_i64(v))
-    }
-    fn serialize_f32(self, v: f32) -> Result<Node, Error> {
-        self.serialize_f64(v.into())
     }
     fn serialize_f64(self, v: f64) -> Result<Node, Error> {
         Ok(Node::Leaf(Value::Float(v)))
@@ -220,9 +225,6 @@ impl Serializer for Writer {
     fn serialize_str(self, v: &str) -> Result<Node, Error> {
         Ok(Node::Leaf(Value::Str(v.to_owned())))
     }
-    fn serialize_bytes(self, _: &[u8]) -> Result<Node, Error> {
-        unsupported("bytes")
-    }
     fn serialize_none(self) -> Result<Node, Error> {
         Ok(Node::Leaf(Value::None))
     }
@@ -231,12 +233,6 @@ impl Serializer for Writer {
     }
     fn serialize_unit(self) -> Result<Node, Error> {
         self.serialize_none()
-    }
-    fn serialize_unit_struct(self, _: &'static str) -> Result<Node, Error> {
-        unsupported("a unit struct")
-    }
-    fn serialize_unit_variant(self, _: &'static str, _: u32, _: &'static str) -> Result<Node, Error> {
-        unsupported("an enum")
     }
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<Node, Error> {
         value.serialize(self)
@@ -256,32 +252,8 @@ impl Serializer for Writer {
     fn serialize_tuple(self, _: usize) -> Result<ItemWriter, Error> {
         Ok(ItemWriter { items: Vec::new(), wrap: Value::Tuple })
     }
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeTupleStruct, Error> {
-        unsupported("a tuple struct")
-    }
-    fn serialize_tuple_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Self::SerializeTupleVariant, Error> {
-        unsupported("an enum")
-    }
-    fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, Error> {
-        unsupported("a map")
-    }
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<SectionWriter, Error> {
         Ok(SectionWriter(BTreeMap::new()))
-    }
-    fn serialize_struct_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Self::SerializeStructVariant, Error> {
-        unsupported("an enum")
     }
 }
 
@@ -290,22 +262,16 @@ struct ItemWriter {
     wrap: fn(Vec<Value>) -> Value,
 }
 
-impl ItemWriter {
-    fn item<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        match value.serialize(Writer)? {
-            Node::Leaf(value) => self.items.push(value),
-            Node::Section(_) => return unsupported("a section in a list"),
-        }
-        Ok(())
-    }
-}
-
 impl SerializeSeq for ItemWriter {
     type Ok = Node;
     type Error = Error;
 
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.item(value)
+        match value.serialize(Writer)? {
+            Node::Leaf(value) => self.items.push(value),
+            Node::Section(_) => return unsupported("a section in a list"),
+        }
+        Ok(())
     }
 
     fn end(self) -> Result<Node, Error> {
@@ -318,11 +284,11 @@ impl SerializeTuple for ItemWriter {
     type Error = Error;
 
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.item(value)
+        SerializeSeq::serialize_element(self, value)
     }
 
     fn end(self) -> Result<Node, Error> {
-        Ok(Node::Leaf((self.wrap)(self.items)))
+        SerializeSeq::end(self)
     }
 }
 

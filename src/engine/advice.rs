@@ -1,6 +1,6 @@
 //! What users of the original most often forget when they change the batch size, said at the start of a training.
 
-use crate::config::{Config, SolverConfig};
+use crate::config::{Config, SolverConfig, Tuple};
 
 /// Images per process that `FPN_POST_NMS_TOP_N_TRAIN` of the original's configurations is meant for.
 const REFERENCE_IMAGES_PER_PROCESS: i64 = 2;
@@ -18,24 +18,17 @@ fn suggested_schedule(solver: &SolverConfig, reference: &SolverConfig) -> Option
     let scale = solver.ims_per_batch as f64 / reference.ims_per_batch as f64;
     let iterations = |n: i64| (n as f64 / scale).round() as i64;
     let base_lr = reference.base_lr * scale;
-    let steps: Vec<i64> = reference.steps.iter().map(|&n| iterations(n)).collect();
+    let steps = Tuple(reference.steps.iter().map(|&n| iterations(n)).collect());
     let max_iter = iterations(reference.max_iter);
     let same_rate = (solver.base_lr - base_lr).abs() <= 1e-9 * base_lr.abs();
-    if same_rate && solver.steps[..] == steps[..] && solver.max_iter == max_iter {
+    if same_rate && solver.steps == steps && solver.max_iter == max_iter {
         return None;
     }
-    let steps: Vec<String> = steps.iter().map(i64::to_string).collect();
-    let comma = if steps.len() == 1 { "," } else { "" };
     Some(format!(
         "SOLVER.IMS_PER_BATCH is {}, the configuration was made for {}. The linear scaling rule suggests: \
-         SOLVER.BASE_LR {base_lr} SOLVER.STEPS \"({}{comma})\" SOLVER.MAX_ITER {max_iter} (in force: SOLVER.BASE_LR {}, \
-         SOLVER.STEPS {:?}, SOLVER.MAX_ITER {})",
-        solver.ims_per_batch,
-        reference.ims_per_batch,
-        steps.join(", "),
-        solver.base_lr,
-        &solver.steps[..],
-        solver.max_iter,
+         SOLVER.BASE_LR {base_lr} SOLVER.STEPS \"{steps}\" SOLVER.MAX_ITER {max_iter} (in force: SOLVER.BASE_LR {}, \
+         SOLVER.STEPS {}, SOLVER.MAX_ITER {})",
+        solver.ims_per_batch, reference.ims_per_batch, solver.base_lr, solver.steps, solver.max_iter,
     ))
 }
 
@@ -58,7 +51,6 @@ fn proposals_per_batch(cfg: &Config, world_size: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Tuple;
 
     fn config(ims_per_batch: i64, base_lr: f64, steps: &[i64], max_iter: i64) -> Config {
         let mut cfg = Config::default();
