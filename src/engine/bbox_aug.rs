@@ -41,7 +41,7 @@ impl View {
             .map(|image| {
                 let (height, width) = sizes.get_size(image.size(), self.min_size);
                 let seen = resize(image, (width as usize, height as usize));
-                normalize.to_tensor(&if self.flip { seen.flip_horizontal() } else { seen })
+                normalize.to_tensor(&if self.flip { seen.transpose(Flip::LeftRight) } else { seen })
             })
             .collect();
         Ok(to_image_list(&tensors, cfg.dataloader.size_divisibility).to_device(device))
@@ -130,9 +130,9 @@ mod tests {
 
     #[test]
     fn a_model_without_box_head_is_refused() {
-        let cfg = config(&[C4, AUG, "MODEL.RPN_ONLY True"]);
-        let (model, _) = model(&cfg);
-        let message = im_detect_bbox_aug(&model, &cfg, &[picture()], Device::Cpu).unwrap_err().to_string();
+        let (model, _) = model(&config(&[C4, "MODEL.RPN_ONLY True"]));
+        let message =
+            im_detect_bbox_aug(&model, &config(&[C4, AUG]), &[picture()], Device::Cpu).unwrap_err().to_string();
         assert!(message.contains("TEST.BBOX_AUG"), "{message}");
     }
 }

@@ -49,6 +49,20 @@ fn bias_parameter(path: &ParamPath, size: i64, init: Option<Init>, fan_in: i64) 
     path.parameter("bias", &[size], init.unwrap_or(Init::Uniform { low: -bound, high: bound }))
 }
 
+/// The parameters of a convolution or transposed convolution: `weight` of this shape and, with `config.bias`, `bias`.
+/// `torch.nn.init` takes the second dimension for the fan-in of both.
+fn conv_parameters(
+    path: &ParamPath,
+    shape: [i64; 4],
+    out_channels: i64,
+    config: &ConvConfig,
+) -> (Tensor, Option<Tensor>) {
+    let weight = path.parameter("weight", &shape, config.weight_init);
+    let fan_in = shape[1..].iter().product();
+    let bias = config.bias.then(|| bias_parameter(path, out_channels, config.bias_init, fan_in));
+    (weight, bias)
+}
+
 /// The number of weights for each index of the first dimension.
 fn weights_per_row(weight: &Tensor) -> usize {
     weight.numel() / weight.size()[0].max(1) as usize
@@ -61,39 +75,22 @@ pub struct Conv2d {
     pub weight: Tensor,
     /// `[out]`
     pub bias: Option<Tensor>,
-    /// Pixels from one position of the kernel to the next.
-    pub stride: i64,
-    /// Zeros on each side.
-    pub padding: i64,
-    /// Pixels from one weight of the kernel to the next.
-    pub dilation: i64,
-    /// Groups of channels that do not see each other.
-    pub groups: i64,
+    config: ConvConfig,
 }
 
 impl Conv2d {
     /// Parameters `weight` `[out, in / groups, k, k]` and, with `config.bias`, `bias` `[out]`.
     pub fn new(path: &ParamPath, in_channels: i64, out_channels: i64, kernel_size: i64, config: ConvConfig) -> Self {
-        let in_per_group = in_channels / config.groups;
-        let shape = [out_channels, in_per_group, kernel_size, kernel_size];
-        let weight = path.parameter("weight", &shape, config.weight_init);
-        let fan_in = in_per_group * kernel_size * kernel_size;
-        let bias = config.bias.then(|| bias_parameter(path, out_channels, config.bias_init, fan_in));
-        Self {
-            weight,
-            bias,
-            stride: config.stride,
-            padding: config.padding,
-            dilation: config.dilation,
-            groups: config.groups,
-        }
+        let shape = [out_channels, in_channels / config.groups, kernel_size, kernel_size];
+        let (weight, bias) = conv_parameters(path, shape, out_channels, &config);
+        Self { weight, bias, config }
     }
 
     /// # Shapes
     /// `[N, in, H, W]` to `[N, out, H', W']`; `N` may be 0.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let (s, p, d) = (self.stride, self.padding, self.dilation);
-        let y = x.conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [d, d], self.groups);
+        let ConvConfig { stride: s, padding: p, dilation: d, groups, .. } = self.config;
+        let y = x.conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [d, d], groups);
         flops::record(y.numel(), weights_per_row(&self.weight));
         y
     }
@@ -108,7 +105,7 @@ impl Conv2d {
         residual: Option<&Tensor>,
         relu: bool,
     ) -> Tensor {
-        let Self { stride, padding, dilation, groups, .. } = *self;
+        let ConvConfig { stride, padding, dilation, groups, .. } = self.config;
         let conv = FusedConv { weight, bias, residual, stride, padding, dilation, groups, relu };
         let y = ffi::fused_conv(x, &conv).expect("a convolution whose shapes fit");
         flops::record(y.numel(), weights_per_row(weight));
@@ -123,36 +120,17 @@ pub struct ConvTranspose2d {
     pub weight: Tensor,
     /// `[out]`
     pub bias: Option<Tensor>,
-    /// Pixels of the output per pixel of the input.
-    pub stride: i64,
-    /// Pixels left out on each side of the output.
-    pub padding: i64,
-    /// Rows and columns added at the bottom and right of the output.
-    pub output_padding: i64,
-    /// Pixels from one weight of the kernel to the next.
-    pub dilation: i64,
-    /// Groups of channels that do not see each other.
-    pub groups: i64,
+    /// The stride is the number of pixels of the output per pixel of the input, the padding what is left out of it.
+    config: ConvConfig,
+    output_padding: i64,
 }
 
 impl ConvTranspose2d {
     /// Parameters `weight` `[in, out / groups, k, k]` and, with `config.bias`, `bias` `[out]`.
     pub fn new(path: &ParamPath, in_channels: i64, out_channels: i64, kernel_size: i64, config: ConvConfig) -> Self {
-        let out_per_group = out_channels / config.groups;
-        let shape = [in_channels, out_per_group, kernel_size, kernel_size];
-        let weight = path.parameter("weight", &shape, config.weight_init);
-        // torch.nn.init takes the second dimension for the fan-in here too.
-        let fan_in = out_per_group * kernel_size * kernel_size;
-        let bias = config.bias.then(|| bias_parameter(path, out_channels, config.bias_init, fan_in));
-        Self {
-            weight,
-            bias,
-            stride: config.stride,
-            padding: config.padding,
-            output_padding: 0,
-            dilation: config.dilation,
-            groups: config.groups,
-        }
+        let shape = [in_channels, out_channels / config.groups, kernel_size, kernel_size];
+        let (weight, bias) = conv_parameters(path, shape, out_channels, &config);
+        Self { weight, bias, config, output_padding: 0 }
     }
 
     /// The same with `output_padding` more rows and columns at the bottom and right of the output.
@@ -163,9 +141,10 @@ impl ConvTranspose2d {
     /// # Shapes
     /// `[N, in, H, W]` to `[N, out, H', W']`; `N` may be 0.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let (s, p, o, d) = (self.stride, self.padding, self.output_padding, self.dilation);
+        let ConvConfig { stride: s, padding: p, dilation: d, groups, .. } = self.config;
+        let o = self.output_padding;
         flops::record(x.numel(), weights_per_row(&self.weight));
-        x.conv_transpose2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [o, o], self.groups, [d, d])
+        x.conv_transpose2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [o, o], groups, [d, d])
     }
 }
 

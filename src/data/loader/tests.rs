@@ -6,8 +6,8 @@ use tch::Tensor;
 use super::*;
 use crate::data::datasets::{ImageId, ImageInfo};
 use crate::data::samplers::{GroupedBatchSampler, PlainBatchSampler, RandomSampler, SequentialSampler};
-use crate::data::transforms::{Normalize, RandomHorizontalFlip, Resize, RgbImage};
-use crate::structures::{BoxList, Mode};
+use crate::data::transforms::{Normalize, RandomFlip, Resize, RgbImage};
+use crate::structures::{BoxList, Flip, Mode};
 
 /// Images that say which they are; some fail or panic, and some take longer than others.
 struct Counted {
@@ -65,7 +65,7 @@ fn loader(dataset: Counted, order: Order, num_workers: usize) -> DataLoader {
     let normalize = Normalize::new(&[0.0; 3], &[1.0; 3], true).unwrap();
     let collator = Collator::Images { normalize, size_divisible: 4 };
     let resize = Resize::new(vec![2, 3, 5], None).unwrap();
-    let transforms = Compose(vec![Box::new(resize), Box::new(RandomHorizontalFlip::new(0.5))]);
+    let transforms = Compose(vec![Box::new(resize), Box::new(RandomFlip::new(Flip::LeftRight, 0.5))]);
     DataLoader::new(Arc::new(dataset), transforms, collator, order, 0, num_workers, 42)
 }
 

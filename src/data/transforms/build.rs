@@ -1,7 +1,8 @@
 use anyhow::{bail, ensure, Context, Result};
 
-use super::{ColorJitter, Compose, RandomHorizontalFlip, RandomVerticalFlip, Resize, Transform};
+use super::{ColorJitter, Compose, RandomFlip, Resize, Transform};
 use crate::config::Config;
+use crate::structures::Flip;
 
 /// Builds one step for training (`true`) or testing (`false`).
 pub type BuildTransform = fn(&Config, bool) -> Result<Box<dyn Transform>>;
@@ -108,18 +109,16 @@ fn resize(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
 }
 
 fn horizontal_flip(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
-    let probability = probability(is_train, cfg.input.horizontal_flip_prob_train)?;
-    Ok(Box::new(RandomHorizontalFlip::new(probability)))
+    random_flip(Flip::LeftRight, is_train, cfg.input.horizontal_flip_prob_train)
 }
 
 fn vertical_flip(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
-    let probability = probability(is_train, cfg.input.vertical_flip_prob_train)?;
-    Ok(Box::new(RandomVerticalFlip::new(probability)))
+    random_flip(Flip::TopBottom, is_train, cfg.input.vertical_flip_prob_train)
 }
 
-fn probability(is_train: bool, value: f64) -> Result<f64> {
-    ensure!((0.0..=1.0).contains(&value), "a flip's probability is {value}, but must lie between 0 and 1");
-    Ok(if is_train { value } else { 0.0 })
+fn random_flip(flip: Flip, is_train: bool, probability: f64) -> Result<Box<dyn Transform>> {
+    ensure!((0.0..=1.0).contains(&probability), "a flip's probability is {probability}, but must lie between 0 and 1");
+    Ok(Box::new(RandomFlip::new(flip, if is_train { probability } else { 0.0 })))
 }
 
 #[cfg(test)]

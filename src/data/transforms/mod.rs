@@ -18,4 +18,4 @@ pub use normalize::Normalize;
 pub use resize::resize;
 pub use rgb_image::RgbImage;
 pub use rng::TransformRng;
-pub use transforms::{ColorJitter, Compose, RandomHorizontalFlip, RandomVerticalFlip, Resize, Transform};
+pub use transforms::{ColorJitter, Compose, RandomFlip, Resize, Transform};

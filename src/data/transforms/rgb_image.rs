@@ -1,5 +1,7 @@
 //! A decoded picture in plain memory.
 
+use crate::structures::Flip;
+
 /// An 8-bit RGB picture, rows top to bottom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RgbImage {
@@ -25,8 +27,15 @@ impl RgbImage {
         (self.width as i64, self.height as i64)
     }
 
-    /// The picture mirrored left to right.
-    pub fn flip_horizontal(mut self) -> Self {
+    /// The mirrored picture.
+    pub fn transpose(self, flip: Flip) -> Self {
+        match flip {
+            Flip::LeftRight => self.left_right(),
+            Flip::TopBottom => self.top_bottom(),
+        }
+    }
+
+    fn left_right(mut self) -> Self {
         for row in self.data.chunks_exact_mut((self.width * 3).max(1)) {
             let (mut left, mut right) = (0, self.width.saturating_sub(1));
             while left < right {
@@ -40,8 +49,7 @@ impl RgbImage {
         self
     }
 
-    /// The picture mirrored top to bottom.
-    pub fn flip_vertical(mut self) -> Self {
+    fn top_bottom(mut self) -> Self {
         let stride = self.width * 3;
         for top in 0..self.height / 2 {
             let (above, below) = self.data.split_at_mut((self.height - 1 - top) * stride);
@@ -66,7 +74,7 @@ mod tests {
         #[test]
         fn flips_move_every_pixel(image in image()) {
             let pixel = |image: &RgbImage, x: usize, y: usize| image.data[(y * image.width + x) * 3..][..3].to_vec();
-            let (h, v) = (image.clone().flip_horizontal(), image.clone().flip_vertical());
+            let (h, v) = (image.clone().transpose(Flip::LeftRight), image.clone().transpose(Flip::TopBottom));
             for y in 0..image.height {
                 for x in 0..image.width {
                     prop_assert_eq!(pixel(&h, image.width - 1 - x, y), pixel(&image, x, y));

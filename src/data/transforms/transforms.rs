@@ -93,51 +93,24 @@ impl Transform for Resize {
     }
 }
 
-/// Mirrors left to right with a probability.
+/// Mirrors with a probability: the original's `RandomHorizontalFlip` and `RandomVerticalFlip`.
 #[derive(Clone, Debug)]
-pub struct RandomHorizontalFlip {
+pub struct RandomFlip {
+    flip: Flip,
     probability: f64,
 }
 
-impl RandomHorizontalFlip {
-    /// Mirrors with this probability, 0 to 1.
-    pub fn new(probability: f64) -> Self {
-        Self { probability }
+impl RandomFlip {
+    /// Mirrors in this direction with this probability, 0 to 1.
+    pub fn new(flip: Flip, probability: f64) -> Self {
+        Self { flip, probability }
     }
 }
 
-impl Transform for RandomHorizontalFlip {
-    fn apply(
-        &self,
-        image: RgbImage,
-        target: Option<BoxList>,
-        rng: &mut TransformRng,
-    ) -> Result<(RgbImage, Option<BoxList>)> {
-        if rng.python.random() >= self.probability {
-            return Ok((image, target));
-        }
-        let target = target.map(|target| target.transpose(Flip::LeftRight)).transpose()?;
-        Ok((image.flip_horizontal(), target))
-    }
-}
-
-/// Mirrors top to bottom with a probability.
-#[derive(Clone, Debug)]
-pub struct RandomVerticalFlip {
-    probability: f64,
-}
-
-impl RandomVerticalFlip {
-    /// Mirrors with this probability, 0 to 1.
-    pub fn new(probability: f64) -> Self {
-        Self { probability }
-    }
-}
-
-impl Transform for RandomVerticalFlip {
+impl Transform for RandomFlip {
     /// # Errors
     ///
-    /// If the target has keypoints: their names have no top-bottom counterparts.
+    /// If the flip is top-bottom and the target has keypoints: their names have no top-bottom counterparts.
     fn apply(
         &self,
         image: RgbImage,
@@ -147,8 +120,8 @@ impl Transform for RandomVerticalFlip {
         if rng.python.random() >= self.probability {
             return Ok((image, target));
         }
-        let target = target.map(|target| target.transpose(Flip::TopBottom)).transpose()?;
-        Ok((image.flip_vertical(), target))
+        let target = target.map(|target| target.transpose(self.flip)).transpose()?;
+        Ok((image.transpose(self.flip), target))
     }
 }
 

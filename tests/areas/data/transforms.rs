@@ -8,10 +8,10 @@ use crate::support::{self, ints, json, number, numbers, Report, Tensors};
 use maskrcnn_benchmark::config::Config;
 use maskrcnn_benchmark::data::random::{PythonRandom, TorchGenerator};
 use maskrcnn_benchmark::data::transforms::{
-    build_transforms, read_image, ColorJitter, Compose, Normalize, RandomHorizontalFlip, RandomVerticalFlip, Resize,
-    RgbImage, Transform, TransformRegistry, TransformRng,
+    build_transforms, read_image, ColorJitter, Compose, Normalize, RandomFlip, Resize, RgbImage, Transform,
+    TransformRegistry, TransformRng,
 };
-use maskrcnn_benchmark::structures::{BoxList, Keypoints, Mode, SegmentationMask};
+use maskrcnn_benchmark::structures::{BoxList, Flip, Keypoints, Mode, SegmentationMask};
 
 /// Pixels on the scale of 255.
 const PIXELS: f64 = 1e-4;
@@ -105,7 +105,7 @@ fn vertical_flips_of_keypoints_fail() {
     let case = &golden["test_transform"][0];
     let image = read_image(&area.join("images").join(case["image"].as_str().expect("image"))).expect("an image");
     let target = target(&case["target_in"], &image, true);
-    assert!(RandomVerticalFlip::new(1.0).apply(image, Some(target), &mut rng(0, 0)).is_err());
+    assert!(RandomFlip::new(Flip::TopBottom, 1.0).apply(image, Some(target), &mut rng(0, 0)).is_err());
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn transformed_coco_images() {
     let transformed = |case: &Value, min_size: i64, max_size: i64| {
         let image = read_image(&coco.join(case["file"].as_str().expect("file"))).expect("an image");
         let resize = Resize::new(vec![min_size], Some(max_size)).expect("a resize");
-        let no_flip = RandomHorizontalFlip::new(0.0);
+        let no_flip = RandomFlip::new(Flip::LeftRight, 0.0);
         let transforms = Compose(vec![Box::new(resize), Box::new(no_flip)]);
         let (image, _) = transforms.apply(image, None, &mut rng(0, 0)).expect("transformed");
         Normalize::from_config(&Config::default()).expect("a normalisation").to_tensor(&image)
