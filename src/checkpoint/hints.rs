@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{bail, Result};
 
-use super::model_serialization::LoadReport;
+use super::model_serialization::{LoadReport, Skipped};
 
 /// The first few of many names.
 pub(super) fn some(names: &[&str]) -> String {
@@ -121,9 +121,58 @@ fn res2net_hint(model: &[(String, Vec<i64>)], loaded: &Shapes) -> Option<String>
     })
 }
 
+/// Which number of classes (or keypoints) the file has, where the model has another one, and the key for it.
+pub(super) fn classes_hint(model: &[(String, Vec<i64>)], report: &LoadReport) -> Option<String> {
+    let rows = |name: &str| model.iter().find(|(known, _)| known == name).map(|(_, shape)| shape[0]);
+    let retinanet = model.iter().any(|(name, _)| name.starts_with("rpn.head.cls_tower."));
+    report.skipped.iter().find_map(|Skipped { name, shape, loaded_shape, .. }| {
+        let numbers = |dimension: usize| Some((*loaded_shape.get(dimension)?, *shape.get(dimension)?));
+        let (key, (file, here)) = match name.as_str() {
+            "roi_heads.box.predictor.cls_score.weight" => ("MODEL.ROI_BOX_HEAD.NUM_CLASSES", numbers(0)?),
+            "roi_heads.keypoint.predictor.kps_score_lowres.weight" => {
+                ("MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", numbers(1)?)
+            }
+            "rpn.head.cls_logits.weight" if retinanet => {
+                // Every anchor has four box codes, and a logit for every class but the background.
+                let anchors = rows("rpn.head.bbox_pred.weight")? / 4;
+                let (file, here) = numbers(0)?;
+                ("MODEL.RETINANET.NUM_CLASSES", (file / anchors + 1, here / anchors + 1))
+            }
+            _ => return None,
+        };
+        Some(format!(
+            "The file's {key} is {file}, the model's {here}: these layers begin anew, as fine-tuning on other classes \
+             wants it. To use them as they are: {key} {file}"
+        ))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_numbers_of_classes_name_their_key() {
+        let hint = |name: &str, file: &[i64], here: &[i64], model: &[(&str, &[i64])]| {
+            let skipped = Skipped {
+                name: name.into(),
+                loaded_name: name.into(),
+                shape: here.to_vec(),
+                loaded_shape: file.to_vec(),
+            };
+            let model: Vec<_> = model.iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect();
+            classes_hint(&model, &LoadReport { skipped: vec![skipped], ..LoadReport::default() })
+        };
+        let boxes = hint("roi_heads.box.predictor.cls_score.weight", &[81, 1024], &[4, 1024], &[]).unwrap();
+        assert!(boxes.contains("file's MODEL.ROI_BOX_HEAD.NUM_CLASSES is 81, the model's 4"), "{boxes}");
+        let points =
+            hint("roi_heads.keypoint.predictor.kps_score_lowres.weight", &[512, 17, 4, 4], &[512, 5, 4, 4], &[]);
+        assert!(points.unwrap().ends_with("MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES 17"));
+        let head: [(&str, &[i64]); 2] = [("rpn.head.cls_tower.0.weight", &[]), ("rpn.head.bbox_pred.weight", &[36, 8])];
+        let retinanet = hint("rpn.head.cls_logits.weight", &[720, 8], &[27, 8], &head).unwrap();
+        assert!(retinanet.contains("MODEL.RETINANET.NUM_CLASSES is 81, the model's 4"), "{retinanet}");
+        assert_eq!(hint("rpn.head.cls_logits.weight", &[15, 8], &[3, 8], &head[1..]), None);
+    }
 
     #[test]
     fn a_res2net_of_another_scale_names_the_override() {

@@ -184,8 +184,9 @@ pub fn load_state_dict(parameters: &Parameters, loaded: StateDict, options: &Loa
     let shapes: HashMap<&str, &[i64]> = loaded.iter().map(|(key, data)| (key.as_str(), data.shape())).collect();
     let model_shapes: Vec<(String, Vec<i64>)> = state.iter().map(|e| (e.name.clone(), e.tensor.size())).collect();
     hints::check_architecture(&model_shapes, &shapes, &report)?;
+    let hint = hints::classes_hint(&model_shapes, &report).map(|hint| format!("\n{hint}")).unwrap_or_default();
     if options.strict {
-        strict(&report)?;
+        strict(&report, &hint)?;
     }
 
     let _no_grad = tch::no_grad_guard();
@@ -197,7 +198,7 @@ pub fn load_state_dict(parameters: &Parameters, loaded: StateDict, options: &Loa
             target.f_copy_(&source).with_context(|| format!("{key} into {}", entry.name))?;
         }
     }
-    log_report(&report);
+    log_report(&report, &hint);
     Ok(report)
 }
 
@@ -237,15 +238,15 @@ fn is_doubtful(name: &str, key: &str) -> bool {
     !removed.ends_with('.') || removed.split('.').any(|part| part.ends_with(|c: char| c.is_ascii_digit()))
 }
 
-fn strict(report: &LoadReport) -> Result<()> {
+fn strict(report: &LoadReport, hint: &str) -> Result<()> {
     if !report.warnings.is_empty() {
         bail!("--strict: {}", report.warnings.join("; "));
     }
-    ensure!(report.skipped.is_empty(), "--strict: shapes differ, nothing was loaded:\n{}", report.table());
+    ensure!(report.skipped.is_empty(), "--strict: shapes differ, nothing was loaded:\n{}{hint}", report.table());
     Ok(())
 }
 
-fn log_report(report: &LoadReport) {
+fn log_report(report: &LoadReport, hint: &str) {
     let width = report.loaded.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, key) in &report.loaded {
         log::info!("{name:width$} loaded from {key}");
@@ -254,7 +255,7 @@ fn log_report(report: &LoadReport) {
         log::warn!("{warning}");
     }
     if !report.skipped.is_empty() {
-        log::warn!("skipped, because their shapes differ (they keep their initial values):\n{}", report.table());
+        log::warn!("skipped, because their shapes differ (they keep their initial values):\n{}{hint}", report.table());
     }
     if !report.unused.is_empty() {
         let unused: Vec<&str> = report.unused.iter().map(String::as_str).collect();
