@@ -1,12 +1,12 @@
-//! Prints the table of `docs/MODEL_ZOO.md`: for each configuration file (those given, or all below `configs/`) the
-//! parameters, the work for one image of 800×1333, the time that this takes here, and the AP that the original reports.
+//! Prints `docs/MODEL_ZOO.md`: for each configuration file (those given, or all below `configs/`) the parameters, the
+//! work for one image of 800×1333, the time that this takes here, and the AP that the original reports.
 //!
 //! ```text
-//! cargo run --release --example model_zoo [FILE …]
+//! cargo run --release --example model_zoo > docs/MODEL_ZOO.md
+//! cargo run --release --example model_zoo FILE …
 //! ```
 //!
-//! The work is that of convolutions and linear layers, two operations per multiply-add, with as many proposals and
-//! detections as the configuration allows.
+//! What is being measured is said on stderr. One model is in memory at a time.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,21 +14,40 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use maskrcnn_benchmark::config::Config;
+use maskrcnn_benchmark::ffi;
 use maskrcnn_benchmark::layers::parameters::Role;
 use maskrcnn_benchmark::layers::{FlopCounter, Parameters};
 use maskrcnn_benchmark::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use maskrcnn_benchmark::modeling::registry::ModelRegistries;
 use maskrcnn_benchmark::modeling::rpn::ProposalNetwork;
 use maskrcnn_benchmark::structures::{to_image_list, BoxList, Mode};
+use maskrcnn_benchmark::utils::collect_env::collect_env_info;
 use tch::{Device, Kind, Tensor};
 
-const HEIGHT: i64 = 800;
-const WIDTH: i64 = 1333;
+/// (height, width) of the image.
+const IMAGE: (i64, i64) = (800, 1333);
+/// Seen first, so that the libraries are loaded and their threads run.
+const WARM_UP: (i64, i64) = (128, 192);
 
 const ZOO: &str = "upstream MODEL_ZOO.md";
 const DCN: &str = "upstream configs/dcn/README.md";
 const GN: &str = "upstream configs/gn_baselines/README.md";
 const FORK: &str = "Res2Net fork README.md";
+
+/// What stands above the table.
+const EXPLANATION: &str = "\
+Every file of `configs/` (its path without `.yaml`), except the two of the quickstart.
+
+- **Parameters**: millions of values in weights and biases, shared ones once; batch norms with fixed statistics have none.
+- **GFLOP**: convolutions and linear layers for one image of 800×1333 (padded as the configuration says), two operations per
+  multiply-add, with as many proposals and detections as the configuration allows; one view for test-time augmentation.
+- **s/image here**: one run of that work in float32 on the CPU, after a small one to warm up, on random weights, with RoIAlign,
+  but without the selection of proposals and detections (`target/release/benchmark` times everything). Files that differ
+  only in weights, data or schedule describe the same model, which is measured once.
+- **AP**: what the originals *report* for this file after training, in per cent on COCO minival (val2017), with the place
+  where they do (the last line of the table in upstream's `configs/dcn/README.md` repeats the name of the one before; it is
+  taken for the modulated model here). Nothing was trained for this table. A file without AP has no report.
+";
 
 /// AP on COCO as the originals report it: file, box, mask, keypoints, source. An empty text is no report.
 const REPORTED: [(&str, &str, &str, &str, &str); 25] = [
@@ -69,13 +88,17 @@ struct Cost {
 
 fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").canonicalize()?;
-    let given = std::env::args_os().skip(1).map(|file| {
-        let file = PathBuf::from(file);
-        file.canonicalize().with_context(|| file.display().to_string())
-    });
+    let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let given_names = arguments.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(" ");
+    let given = arguments.iter().map(|file| file.canonicalize().with_context(|| file.display().to_string()));
     let given = given.collect::<Result<Vec<PathBuf>>>()?;
     let files = if given.is_empty() { yaml_files(&root)? } else { given };
 
+    // As the programs do.
+    ffi::keep_freed_memory();
+    let of_files = if given_names.is_empty() { " > docs/MODEL_ZOO.md".into() } else { format!(" {given_names}") };
+    println!("# Model zoo\n\nPrinted by `cargo run --release --example model_zoo{of_files}`.\n\n{EXPLANATION}");
+    println!("Machine:\n\n```\n{}\n```\n", collect_env_info());
     println!(
         "| configuration | parameters (M) | GFLOP | s/image here | box AP | mask AP | keypoint AP | AP reported in |"
     );
@@ -89,7 +112,10 @@ fn main() -> Result<()> {
         let key = format!("{model:?} {}", cfg.dataloader.size_divisibility);
         let cost = match measured.get(&key) {
             Some(cost) => *cost,
-            None => measure(&cfg).with_context(|| file.display().to_string())?,
+            None => {
+                eprintln!("measuring {}", file.display());
+                measure(&cfg).with_context(|| file.display().to_string())?
+            }
         };
         measured.insert(key, cost);
 
@@ -133,17 +159,18 @@ fn measure(cfg: &Config) -> Result<Cost> {
         .map(|e| e.tensor.numel())
         .sum();
     let _no_grad = tch::no_grad_guard();
+    run(&model, cfg, WARM_UP)?;
     let counter = FlopCounter::start();
     let begin = Instant::now();
-    run(&model, cfg)?;
+    run(&model, cfg, IMAGE)?;
     Ok(Cost { parameters: count, flop: counter.flop(), seconds: begin.elapsed().as_secs_f64() })
 }
 
 /// One image through every part of the model, with the largest numbers of proposals and detections.
-fn run(model: &GeneralizedRcnn, cfg: &Config) -> Result<()> {
-    let image = Tensor::zeros([3, HEIGHT, WIDTH], (Kind::Float, Device::Cpu));
+fn run(model: &GeneralizedRcnn, cfg: &Config, (height, width): (i64, i64)) -> Result<()> {
+    let image = Tensor::zeros([3, height, width], (Kind::Float, Device::Cpu));
     let images = to_image_list(&[image], cfg.dataloader.size_divisibility);
-    let features = model.backbone().forward(&images.tensors, false);
+    let features = model.features(&images);
     match model.rpn() {
         ProposalNetwork::Rpn(rpn) => drop(rpn.head().forward(&features, false)),
         ProposalNetwork::RetinaNet(retinanet) => drop(retinanet.head().forward(&features)),
@@ -151,8 +178,8 @@ fn run(model: &GeneralizedRcnn, cfg: &Config) -> Result<()> {
     let Some(heads) = model.roi_heads() else { return Ok(()) };
     let rpn = &cfg.model.rpn;
     let proposals = if rpn.use_fpn { rpn.fpn_post_nms_top_n_test } else { rpn.post_nms_top_n_test };
-    let _ = heads.r#box.predict(&features, &[boxes(proposals)?])?;
-    let mut detections = boxes(cfg.model.roi_heads.detections_per_img)?;
+    let _ = heads.r#box.predict(&features, &[boxes(proposals, (height, width))?])?;
+    let mut detections = boxes(cfg.model.roi_heads.detections_per_img, (height, width))?;
     let number = detections.len() as i64;
     detections.add_field("labels", Tensor::ones([number], (Kind::Int64, Device::Cpu)));
     detections.add_field("scores", Tensor::ones([number], (Kind::Float, Device::Cpu)));
@@ -160,11 +187,11 @@ fn run(model: &GeneralizedRcnn, cfg: &Config) -> Result<()> {
     Ok(())
 }
 
-/// `number` boxes of 100 to 400 pixels.
-fn boxes(number: i64) -> Result<BoxList> {
+/// `number` boxes, from an eighth to half of the image's height, in its upper left part.
+fn boxes(number: i64, (height, width): (i64, i64)) -> Result<BoxList> {
     let i = Tensor::arange(number, (Kind::Float, Device::Cpu));
-    let corner = (&i * 7.0).fmod(400.0);
-    let side = (&i * 13.0).fmod(300.0) + 100.0;
-    let far = &corner + side;
-    BoxList::new(Tensor::stack(&[&corner, &corner, &far, &far], 1), (WIDTH, HEIGHT), Mode::Xyxy)
+    let corner = (&i * 7.0).fmod(height as f64 / 2.0);
+    let side = (&i * 13.0).fmod(height as f64 * 3.0 / 8.0) + height as f64 / 8.0;
+    let far = &corner + side - 1.0;
+    BoxList::new(Tensor::stack(&[&corner, &corner, &far, &far], 1), (width, height), Mode::Xyxy)
 }
