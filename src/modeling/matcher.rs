@@ -4,6 +4,7 @@ use anyhow::{ensure, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::layers::{match_by_iou, IouMatches};
+use crate::structures::BoxList;
 
 /// The largest number of values of a ground-truth-by-prediction matrix that is held at once where there is no kernel
 /// that does without it. The original holds the whole matrix: several GB for a thousand objects on a large image.
@@ -15,6 +16,15 @@ pub struct Matcher {
     high_threshold: f64,
     low_threshold: f64,
     allow_low_quality_matches: bool,
+}
+
+/// What the boxes of one image (anchors or proposals) are to learn.
+#[derive(Debug)]
+pub struct MatchedTargets {
+    /// `[N]` int64: above 0 object (the class, where classes are told apart), 0 background, -1 ignored.
+    pub labels: Tensor,
+    /// `[N]` int64: the matched ground truth, or the matcher's negative values.
+    pub matched_idxs: Tensor,
 }
 
 impl Matcher {
@@ -54,6 +64,29 @@ impl Matcher {
             Device::Cpu => match_by_iou(targets, predictions),
             _ => match_in_chunks(targets, predictions, CHUNK_VALUES),
         })
+    }
+
+    /// Matches boxes to the ground truth of their image, and gives each the class of its match: 0 is background, -1 is
+    /// between the thresholds.
+    ///
+    /// # Shapes
+    /// `boxes` `[N, 4]` (xyxy).
+    ///
+    /// # Errors
+    /// Ground truth without the field `labels`.
+    pub fn match_classes(&self, target: &BoxList, boxes: &Tensor) -> Result<MatchedTargets> {
+        let device = boxes.device();
+        let matched_idxs = self.match_boxes(&target.bbox().to_device(device), boxes);
+        let labels = if target.is_empty() {
+            matched_idxs.zeros_like()
+        } else {
+            let classes = target.tensor_field("labels")?.to_device(device).to_kind(Kind::Int64);
+            classes
+                .index_select(0, &matched_idxs.clamp_min(0))
+                .masked_fill(&matched_idxs.eq(Self::BELOW_LOW_THRESHOLD), 0)
+                .masked_fill(&matched_idxs.eq(Self::BETWEEN_THRESHOLDS), -1)
+        };
+        Ok(MatchedTargets { labels, matched_idxs })
     }
 
     /// Matches by a given quality matrix.

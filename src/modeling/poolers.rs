@@ -1,11 +1,13 @@
 //! Pools features of regions of interest, each from the pyramid level that fits its size.
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use tch::{Kind, Tensor};
 
+use crate::config::{Config, Tuple};
 use crate::layers::roi_align;
 use crate::structures::BoxList;
 
+use super::registry::FeatureMaps;
 use super::utils::{cat, indices_of};
 
 /// Assigns boxes to pyramid levels by their area (Feature Pyramid Networks, equation 1).
@@ -76,12 +78,8 @@ impl Pooler {
     /// # Errors
     /// Fewer feature maps than scales.
     pub fn forward(&self, features: &[Tensor], boxes: &[BoxList]) -> Result<Tensor> {
-        ensure!(
-            features.len() >= self.scales.len(),
-            "POOLER_SCALES names {} feature maps, but MODEL.BACKBONE.CONV_BODY gives {}",
-            self.scales.len(),
-            features.len()
-        );
+        let (maps, scales) = (features.len(), self.scales.len());
+        ensure!(maps >= scales, "a pooler of {scales} scales got {maps} feature maps");
         let rois = convert_to_roi_format(boxes);
         let pool = |feature: &Tensor, rois: &Tensor, scale: f64| {
             roi_align(feature, rois, (self.resolution, self.resolution), scale, self.sampling_ratio)
@@ -102,6 +100,59 @@ impl Pooler {
         let order = Tensor::cat(&places, 0).argsort(0, false);
         Ok(Tensor::cat(&pooled, 0).index_select(0, &order))
     }
+}
+
+/// The heads that pool regions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoiHead {
+    /// `MODEL.ROI_BOX_HEAD`
+    Box,
+    /// `MODEL.ROI_MASK_HEAD`
+    Mask,
+    /// `MODEL.ROI_KEYPOINT_HEAD`
+    Keypoint,
+}
+
+impl RoiHead {
+    /// The head's section of the configuration.
+    pub fn section(self) -> &'static str {
+        match self {
+            Self::Box => "MODEL.ROI_BOX_HEAD",
+            Self::Mask => "MODEL.ROI_MASK_HEAD",
+            Self::Keypoint => "MODEL.ROI_KEYPOINT_HEAD",
+        }
+    }
+}
+
+/// The pooler of a head, from the `POOLER_…` keys of its section.
+///
+/// # Errors
+/// Scales that do not fit the maps of the backbone, or numbers that are not positive.
+pub fn make_pooler(cfg: &Config, head: RoiHead, maps: &FeatureMaps) -> Result<Pooler> {
+    let model = &cfg.model;
+    let (boxes, masks, keypoints) = (&model.roi_box_head, &model.roi_mask_head, &model.roi_keypoint_head);
+    let (resolution, scales, sampling_ratio) = match head {
+        RoiHead::Box => (boxes.pooler_resolution, &boxes.pooler_scales, boxes.pooler_sampling_ratio),
+        RoiHead::Mask => (masks.pooler_resolution, &masks.pooler_scales, masks.pooler_sampling_ratio),
+        RoiHead::Keypoint => (keypoints.pooler_resolution, &keypoints.pooler_scales, keypoints.pooler_sampling_ratio),
+    };
+    let pooler = Pooler::new(resolution, scales, sampling_ratio).context(head.section())?;
+    let fits = |(scale, stride): (&f64, &i64)| (scale * *stride as f64 - 1.0).abs() < 1e-3;
+    ensure!(
+        scales.len() <= maps.strides.len() && scales.iter().zip(&maps.strides).all(fits),
+        "{section}.POOLER_SCALES is {scales}, but MODEL.BACKBONE.CONV_BODY {:?} gives {maps}: the scales are one over the \
+         strides of the maps to pool from, the finest first, so set {section}.POOLER_SCALES to {}",
+        model.backbone.conv_body,
+        usual_scales(maps),
+        section = head.section(),
+    );
+    Ok(pooler)
+}
+
+/// The scales of C2 to C5, or of the only map. (P6 is for proposals only.)
+fn usual_scales(maps: &FeatureMaps) -> Tuple<f64> {
+    let pooled = maps.strides.iter().filter(|stride| maps.strides.len() == 1 || **stride <= 32);
+    Tuple(pooled.map(|stride| 1.0 / *stride as f64).collect())
 }
 
 /// All boxes of a batch as `[R, 5]`: image index, x1, y1, x2, y2.

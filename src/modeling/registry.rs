@@ -20,6 +20,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 
 use anyhow::{anyhow, ensure, Result};
@@ -30,16 +31,37 @@ use crate::config::Config;
 use crate::layers::ParamPath;
 use crate::structures::BoxList;
 
+/// The feature maps of a backbone, as the parts after it must know them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeatureMaps {
+    /// The number of channels of every map.
+    pub channels: i64,
+    /// How many times smaller than the image each map is, finest first.
+    pub strides: Vec<i64>,
+}
+
+impl fmt::Display for FeatureMaps {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.strides.as_slice() {
+            [only] => write!(f, "one feature map, of stride {only}"),
+            strides => {
+                let strides: Vec<String> = strides.iter().map(i64::to_string).collect();
+                write!(f, "{} feature maps, of strides {}", strides.len(), strides.join(", "))
+            }
+        }
+    }
+}
+
 /// Makes feature maps from images.
 pub trait Backbone {
     /// `train` only matters to layers that behave differently in training, such as batch norm.
     ///
     /// # Shapes
-    /// `[N, 3, H, W]` to one `[N, C, H / s, W / s]` per level, finest first.
+    /// `[N, 3, H, W]` to one `[N, C, H / s, W / s]` per map, finest first.
     fn forward(&self, x: &Tensor, train: bool) -> Vec<Tensor>;
 
-    /// The number of channels of every map.
-    fn out_channels(&self) -> i64;
+    /// What the maps are like. Anchors and poolers are compared with it when a model is built.
+    fn feature_maps(&self) -> &FeatureMaps;
 }
 
 /// Scores anchors and predicts how they should move.
@@ -80,8 +102,8 @@ pub trait RoiMapPredictor {
 pub type BackboneBuilder = fn(&Config, &ParamPath) -> Result<Box<dyn Backbone>>;
 /// Takes the number of channels of the features and the number of anchors per position.
 pub type RpnHeadBuilder = fn(&Config, &ParamPath, i64, i64) -> Result<Box<dyn RpnHead>>;
-/// Takes the number of channels of the features; the result may be shared between heads.
-pub type RoiFeatureExtractorBuilder = fn(&Config, &ParamPath, i64) -> Result<Rc<dyn RoiFeatureExtractor>>;
+/// Takes the maps that the features of regions are pooled from; the result may be shared between heads.
+pub type RoiFeatureExtractorBuilder = fn(&Config, &ParamPath, &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>>;
 /// Takes the number of channels that the feature extractor gives.
 pub type RoiBoxPredictorBuilder = fn(&Config, &ParamPath, i64) -> Result<Box<dyn RoiBoxPredictor>>;
 /// Takes the number of channels that the feature extractor gives.

@@ -53,6 +53,24 @@ fn an_unknown_data_set_is_named() {
     assert!(error.contains("coco_2099_train"), "{error}");
 }
 
+/// Before data are read, so before training: the data set does not exist.
+#[test]
+fn keys_that_contradict_each_other_are_named_first() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = ["DATASETS.TRAIN", "('coco_2099_train',)", "DATASETS.TEST", "('coco_2099_val',)"];
+    for (key, value, fix) in [
+        ("MODEL.RPN.ANCHOR_STRIDE", "(4, 8, 16, 32)", "(4, 8, 16, 32, 64)"),
+        ("MODEL.ROI_BOX_HEAD.POOLER_SCALES", "(0.0625,)", "(0.25, 0.125, 0.0625, 0.03125)"),
+        ("MODEL.ROI_MASK_HEAD.RESOLUTION", "14", "28"),
+    ] {
+        for name in ["train_net", "test_net"] {
+            let overrides = [&data[..], &[key, value]].concat();
+            let error = fails(&mut program(name, folder.path(), &[], &overrides), 1);
+            assert!(error.contains(&format!("{key} is {value}")) && error.contains(fix), "{error}");
+        }
+    }
+}
+
 #[test]
 fn a_job_without_ranks_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -1,6 +1,17 @@
 //! What `test_net` does.
 
-use super::support::{fails, program, succeeds, train};
+use std::path::Path;
+
+use maskrcnn_benchmark::config::Config;
+
+use super::support::{fails, program, root, succeeds, train};
+
+/// The entries of a result file of a test on `shapes_val`.
+fn results(output: &Path, name: &str) -> Vec<serde_json::Value> {
+    let path = output.join("inference/shapes_val").join(name);
+    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&bytes).expect("a list of results")
+}
 
 #[test]
 fn the_newest_checkpoint_is_tested_unless_another_is_named() {
@@ -21,16 +32,68 @@ fn the_newest_checkpoint_is_tested_unless_another_is_named() {
         assert!(results.join(name).is_file(), "{name} is missing");
     }
     // Every score passes this configuration's threshold, so there are detections even after four iterations.
-    let boxes: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(results.join("bbox.json")).expect("bbox.json"))
-            .expect("bbox.json is JSON");
-    assert!(boxes.as_array().is_some_and(|list| !list.is_empty()), "{boxes}");
+    assert!(!self::results(output, "bbox.json").is_empty());
 
     let earlier = output.join("model_0000002.pth").display().to_string();
     let text = succeeds(&mut program("test_net", output, &["--ckpt", &earlier], &[]));
     assert!(text.contains(&format!("Loading checkpoint from {earlier}")), "{text}");
     let log = std::fs::read_to_string(output.join("log.txt")).expect("log.txt");
     assert!(!log.contains("Start evaluation"), "test_net writes no log.txt, as the original");
+}
+
+/// The augmentation of `configs/test_time_aug`, at sizes that fit the tiny images. Masks are those of the identity view:
+/// one for each box, as large as the image.
+#[test]
+fn test_time_augmentation_finds_boxes_and_masks() {
+    let shipped = root().join("configs/test_time_aug/e2e_mask_rcnn_R_50_FPN_1x.yaml");
+    let shipped = Config::load(Some(&shipped), &[]).expect("a configuration");
+    let aug = &shipped.test.bbox_aug;
+    assert!(shipped.model.mask_on && aug.enabled && aug.h_flip && aug.scale_h_flip && aug.scales.len() == 8);
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path();
+    train(output, &["SOLVER.MAX_ITER", "2"]);
+    succeeds(&mut program("test_net", output, &["--seed", "5"], &[]));
+    let plain = results(output, "bbox.json");
+    let augmented = [
+        ["TEST.BBOX_AUG.ENABLED", "True"],
+        ["TEST.BBOX_AUG.H_FLIP", "True"],
+        ["TEST.BBOX_AUG.SCALES", "(48, 80)"],
+        ["TEST.BBOX_AUG.MAX_SIZE", "120"],
+        ["TEST.BBOX_AUG.SCALE_H_FLIP", "True"],
+    ];
+    std::fs::remove_dir_all(output.join("inference")).expect("removed");
+    let text = succeeds(&mut program("test_net", output, &["--seed", "5"], &augmented.concat()));
+    assert!(text.contains("Task: bbox") && text.contains("Task: segm"), "{text}");
+    for name in ["coco_results.pth", "predictions.pth"] {
+        assert!(output.join("inference/shapes_val").join(name).is_file(), "{name} is missing");
+    }
+    let (boxes, masks) = (results(output, "bbox.json"), results(output, "segm.json"));
+    assert!(!boxes.is_empty() && boxes != plain);
+    assert_eq!(boxes.len(), masks.len());
+    for (found, mask) in boxes.iter().zip(&masks) {
+        for key in ["image_id", "category_id", "score"] {
+            assert_eq!(found[key], mask[key]);
+        }
+        assert!(mask["segmentation"]["counts"].is_string() && mask["segmentation"]["size"].is_array(), "{mask}");
+    }
+}
+
+#[test]
+fn proposals_alone_are_evaluated_by_recall() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path();
+    let rpn = ["MODEL.RPN_ONLY", "True", "MODEL.MASK_ON", "False", "SOLVER.MAX_ITER", "2"];
+    train(output, &rpn);
+    let text = succeeds(&mut program("test_net", output, &["--seed", "5"], &rpn));
+    for metric in ["AR@100", "ARs@100", "ARm@100", "ARl@100", "AR@1000"] {
+        assert!(text.contains(metric), "{metric} is missing: {text}");
+    }
+    let results = output.join("inference/shapes_val");
+    for name in ["box_proposals.pth", "predictions.pth"] {
+        assert!(results.join(name).is_file(), "{name} is missing");
+    }
+    assert!(!results.join("bbox.json").exists());
 }
 
 #[test]

@@ -11,12 +11,12 @@ use super::resnet::ResNet;
 use crate::config::Config;
 use crate::layers::ParamPath;
 use crate::modeling::make_layers::GroupNormSettings;
-use crate::modeling::registry::{Backbone, BackboneBuilder, ModelRegistries};
+use crate::modeling::registry::{Backbone, BackboneBuilder, FeatureMaps, ModelRegistries};
 
 /// A body alone: C4 and C5.
 pub struct BodyBackbone {
     body: ResNet,
-    out_channels: i64,
+    maps: FeatureMaps,
 }
 
 impl BodyBackbone {
@@ -34,7 +34,8 @@ impl BodyBackbone {
             cfg.model.resnets.res2_out_channels,
             body.out_channels()
         );
-        Ok(Self { body, out_channels })
+        let maps = FeatureMaps { channels: out_channels, strides: body.strides().to_vec() };
+        Ok(Self { body, maps })
     }
 }
 
@@ -43,8 +44,8 @@ impl Backbone for BodyBackbone {
         self.body.forward(x, train)
     }
 
-    fn out_channels(&self) -> i64 {
-        self.out_channels
+    fn feature_maps(&self) -> &FeatureMaps {
+        &self.maps
     }
 }
 
@@ -52,7 +53,7 @@ impl Backbone for BodyBackbone {
 pub struct FpnBackbone {
     body: ResNet,
     fpn: Fpn,
-    out_channels: i64,
+    maps: FeatureMaps,
 }
 
 impl FpnBackbone {
@@ -77,8 +78,10 @@ impl FpnBackbone {
         let out_channels = cfg.model.resnets.backbone_out_channels;
         let mut in_channels = body.out_channels().to_vec();
         let c5 = in_channels[in_channels.len() - 1];
+        let mut strides = body.strides().to_vec();
         if retinanet {
             in_channels[0] = 0;
+            strides.remove(0);
         }
         let config =
             FpnConfig { group_norm: GroupNormSettings::when(cfg.model.fpn.use_gn, cfg), relu: cfg.model.fpn.use_relu };
@@ -90,7 +93,10 @@ impl FpnBackbone {
                 TopBlocks::LastLevelMaxPool
             }
         })?;
-        Ok(Self { body, fpn, out_channels })
+        for _ in 0..fpn.levels_on_top() {
+            strides.push(2 * strides[strides.len() - 1]);
+        }
+        Ok(Self { body, fpn, maps: FeatureMaps { channels: out_channels, strides } })
     }
 }
 
@@ -99,8 +105,8 @@ impl Backbone for FpnBackbone {
         self.fpn.forward(&self.body.forward(x, train), train)
     }
 
-    fn out_channels(&self) -> i64 {
-        self.out_channels
+    fn feature_maps(&self) -> &FeatureMaps {
+        &self.maps
     }
 }
 
@@ -191,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn every_registered_body_builds() {
+    fn every_registered_body_gives_the_maps_it_promises() {
         let registries = ModelRegistries::default();
         for name in registries.backbones.names() {
             let trans_func =
@@ -200,7 +206,12 @@ mod tests {
             if name.ends_with("C5") {
                 cfg.model.resnets.backbone_out_channels = 64;
             }
-            build(&cfg).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+            let backbone = build(&cfg).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+            let promised = backbone.feature_maps();
+            let image = Tensor::zeros([1, 3, 128, 256], (Kind::Float, Device::Cpu));
+            let maps: Vec<Vec<i64>> = backbone.forward(&image, false).iter().map(Tensor::size).collect();
+            let of_stride = |stride: &i64| vec![1, promised.channels, 128 / stride, 256 / stride];
+            assert_eq!(maps, promised.strides.iter().map(of_stride).collect::<Vec<_>>(), "{name}");
         }
     }
 

@@ -3,7 +3,7 @@
 use anyhow::{bail, ensure, Result};
 use tch::Tensor;
 
-use super::{res2net, resnet};
+use super::{bottleneck, res2net};
 use crate::layers::{Conv2d, ConvConfig, ConvNorm, FrozenBatchNorm2d, Init, Norm, ParamPath};
 use crate::modeling::make_layers::{group_norm, GroupNormSettings};
 
@@ -92,9 +92,9 @@ pub(super) fn transformation(
     settings: GroupNormSettings,
 ) -> Result<(NormKind, BlockBuilder)> {
     let candidates: Vec<&NamedBlock> = match family {
-        Some(BlockFamily::ResNet) => resnet::BLOCKS.iter().collect(),
+        Some(BlockFamily::ResNet) => bottleneck::BLOCKS.iter().collect(),
         Some(BlockFamily::Res2Net) => res2net::BLOCKS.iter().collect(),
-        None => resnet::BLOCKS.iter().chain(&res2net::BLOCKS).collect(),
+        None => bottleneck::BLOCKS.iter().chain(&res2net::BLOCKS).collect(),
     };
     let Some((_, with_gn, build)) = candidates.iter().find(|(known, ..)| *known == name) else {
         let known: Vec<&str> = candidates.iter().map(|(known, ..)| *known).collect();

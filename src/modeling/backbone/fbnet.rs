@@ -6,18 +6,26 @@ use anyhow::{ensure, Context, Result};
 use tch::Tensor;
 
 use super::fbnet_builder::{bn_type, Blocks, FbNetBuilder};
-use super::fbnet_modeldef::Part;
+use super::fbnet_modeldef::{BlockDef, Part};
 use crate::config::Config;
 use crate::layers::{Conv2d, ConvConfig, ConvNorm, Init, ParamPath};
-use crate::modeling::poolers::Pooler;
-use crate::modeling::registry::{Backbone, ModelRegistries, RoiFeatureExtractor, RpnHead};
+use crate::modeling::poolers::{make_pooler, Pooler, RoiHead};
+use crate::modeling::registry::{Backbone, FeatureMaps, ModelRegistries, RoiFeatureExtractor, RpnHead};
 use crate::structures::BoxList;
 
 /// The first convolution and the stages of the body; one map.
 pub struct FbNetTrunk {
     first: ConvNorm,
     stages: Blocks,
-    out_channels: i64,
+    maps: FeatureMaps,
+}
+
+/// How many times smaller than the image the map is that these blocks end with.
+fn stride_of(first_stride: i64, blocks: &[BlockDef]) -> i64 {
+    // A kernel of 1 has no depthwise convolution, which would have the stride.
+    let down = |block: &BlockDef| if block.op == "ir_k1" { 1 } else { block.stride.max(1) };
+    let up = |block: &BlockDef| (-block.stride).max(1);
+    first_stride * blocks.iter().map(down).product::<i64>() / blocks.iter().map(up).product::<i64>()
 }
 
 impl FbNetTrunk {
@@ -33,7 +41,8 @@ impl FbNetTrunk {
         let all_but_last: Vec<usize> = (0..arch.num_stages().saturating_sub(1)).collect();
         let trunk = arch.select(Some(arch.stages_of(Part::Backbone).unwrap_or(&all_but_last)), &[]);
         let stages = builder.add_blocks(&path.sub("stages"), &trunk)?;
-        Ok(Self { first, stages, out_channels: builder.last_depth })
+        let maps = FeatureMaps { channels: builder.last_depth, strides: vec![stride_of(arch.first[1], &trunk)] };
+        Ok(Self { first, stages, maps })
     }
 }
 
@@ -42,8 +51,8 @@ impl Backbone for FbNetTrunk {
         vec![self.stages.forward(&self.first.forward(x, train), train)]
     }
 
-    fn out_channels(&self) -> i64 {
-        self.out_channels
+    fn feature_maps(&self) -> &FeatureMaps {
+        &self.maps
     }
 }
 
@@ -111,6 +120,7 @@ pub struct FbNetRoiHead {
 
 /// The keys that one head reads.
 struct RoiHeadKeys<'a> {
+    head: RoiHead,
     part: Part,
     /// Positions in the stages of the part; empty is all.
     blocks: &'a [i64],
@@ -123,9 +133,10 @@ struct RoiHeadKeys<'a> {
 
 impl FbNetRoiHead {
     /// Parameters lie below `path.head.blocks` and `path.head.last`.
-    fn new(cfg: &Config, path: &ParamPath, in_channels: i64, pooler: Pooler, keys: RoiHeadKeys) -> Result<Self> {
-        let (mut builder, arch) = FbNetBuilder::new(cfg, in_channels)?;
-        let RoiHeadKeys { part, blocks, blocks_key, stride, stride_key, last_scale } = keys;
+    fn new(cfg: &Config, path: &ParamPath, maps: &FeatureMaps, keys: RoiHeadKeys) -> Result<Self> {
+        let (mut builder, arch) = FbNetBuilder::new(cfg, maps.channels)?;
+        let RoiHeadKeys { head, part, blocks, blocks_key, stride, stride_key, last_scale } = keys;
+        let pooler = make_pooler(cfg, head, maps)?;
         let stages = arch.stages_of(part).or_else(|| arch.stages_of(Part::Head));
         if stages.is_none() {
             let name = &cfg.model.fbnet.arch;
@@ -179,11 +190,10 @@ fn rpn_head(cfg: &Config, path: &ParamPath, in_channels: i64, num_anchors: i64) 
     Ok(Box::new(FbNetRpnHead::new(cfg, path, in_channels, num_anchors)?))
 }
 
-fn box_head(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
-    let (head, fbnet) = (&cfg.model.roi_box_head, &cfg.model.fbnet);
-    let pooler = Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio)
-        .context("MODEL.ROI_BOX_HEAD")?;
+fn box_head(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    let fbnet = &cfg.model.fbnet;
     let keys = RoiHeadKeys {
+        head: RoiHead::Box,
         part: Part::Bbox,
         blocks: &fbnet.det_head_blocks,
         blocks_key: "DET_HEAD_BLOCKS",
@@ -191,14 +201,13 @@ fn box_head(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn R
         stride_key: "DET_HEAD_STRIDE",
         last_scale: fbnet.det_head_last_scale,
     };
-    Ok(Rc::new(FbNetRoiHead::new(cfg, path, in_channels, pooler, keys)?))
+    Ok(Rc::new(FbNetRoiHead::new(cfg, path, maps, keys)?))
 }
 
-fn mask_head(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
-    let (head, fbnet) = (&cfg.model.roi_mask_head, &cfg.model.fbnet);
-    let pooler = Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio)
-        .context("MODEL.ROI_MASK_HEAD")?;
+fn mask_head(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    let fbnet = &cfg.model.fbnet;
     let keys = RoiHeadKeys {
+        head: RoiHead::Mask,
         part: Part::Mask,
         blocks: &fbnet.mask_head_blocks,
         blocks_key: "MASK_HEAD_BLOCKS",
@@ -206,14 +215,13 @@ fn mask_head(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn 
         stride_key: "MASK_HEAD_STRIDE",
         last_scale: fbnet.mask_head_last_scale,
     };
-    Ok(Rc::new(FbNetRoiHead::new(cfg, path, in_channels, pooler, keys)?))
+    Ok(Rc::new(FbNetRoiHead::new(cfg, path, maps, keys)?))
 }
 
-fn keypoint_head(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
-    let (head, fbnet) = (&cfg.model.roi_keypoint_head, &cfg.model.fbnet);
-    let pooler = Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio)
-        .context("MODEL.ROI_KEYPOINT_HEAD")?;
+fn keypoint_head(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    let fbnet = &cfg.model.fbnet;
     let keys = RoiHeadKeys {
+        head: RoiHead::Keypoint,
         part: Part::Kpts,
         blocks: &fbnet.kpts_head_blocks,
         blocks_key: "KPTS_HEAD_BLOCKS",
@@ -221,5 +229,5 @@ fn keypoint_head(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<
         stride_key: "KPTS_HEAD_STRIDE",
         last_scale: fbnet.kpts_head_last_scale,
     };
-    Ok(Rc::new(FbNetRoiHead::new(cfg, path, in_channels, pooler, keys)?))
+    Ok(Rc::new(FbNetRoiHead::new(cfg, path, maps, keys)?))
 }

@@ -101,6 +101,15 @@ impl Fpn {
         Ok(Self { levels, top_blocks })
     }
 
+    /// The number of levels above those of the body's maps, each half as wide and high as the one before it.
+    pub fn levels_on_top(&self) -> usize {
+        match self.top_blocks {
+            TopBlocks::None => 0,
+            TopBlocks::LastLevelMaxPool => 1,
+            TopBlocks::LastLevelP6P7(_) => 2,
+        }
+    }
+
     /// The maps of a body, finest first, to the levels of the pyramid, finest first. Maps finer than the finest level
     /// are not looked at.
     ///

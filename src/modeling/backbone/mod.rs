@@ -3,6 +3,7 @@
 #[allow(clippy::module_inception)]
 mod backbone;
 pub mod blocks;
+pub mod bottleneck;
 pub mod fbnet;
 pub mod fbnet_blocks;
 pub mod fbnet_builder;

@@ -1,17 +1,17 @@
 //! ResNet and ResNeXt bodies (He et al. 2015, Xie et al. 2016), as `modeling/backbone/resnet.py` of the original.
 //!
-//! The container ([`ResNet`]) and the head ([`ResNetHead`]) do not know what their blocks are made of, so Res2Net
-//! (see [`super::res2net`]) uses them too.
+//! The container ([`ResNet`]) and the head ([`ResNetHead`]) do not know what their blocks are made of: those of ResNet
+//! are in [`super::bottleneck`], those of Res2Net in [`super::res2net`].
 
 use anyhow::{bail, ensure, Context, Result};
 use tch::Tensor;
 
 use super::blocks::{
-    check_positive, shortcut, transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily,
-    DeformableSettings, NamedBlock, NormKind,
+    check_positive, transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily, DeformableSettings,
+    NormKind,
 };
 use crate::config::Config;
-use crate::layers::{Conv2d, ConvConfig, ConvNorm, DFConv2d, DFConvConfig, Norm, ParamPath};
+use crate::layers::{Conv2d, ConvConfig, ConvNorm, ParamPath};
 use crate::modeling::make_layers::GroupNormSettings;
 
 /// One stage of a body.
@@ -47,10 +47,6 @@ pub fn stage_specs(name: &str) -> Result<Vec<StageSpec>> {
         |i: usize| StageSpec { index: i as i64 + 1, block_count: blocks[i], return_features: all || i + 1 == stages };
     Ok((0..stages).map(spec).collect())
 }
-
-/// The blocks that `MODEL.RESNETS.TRANS_FUNC` can name.
-pub(super) const BLOCKS: [NamedBlock; 2] =
-    [("BottleneckWithFixedBatchNorm", false, Bottleneck::boxed), ("BottleneckWithGN", true, Bottleneck::boxed)];
 
 /// 7×7 convolution of stride 2, norm, ReLU, 3×3 maximum of stride 2.
 pub struct Stem {
@@ -109,6 +105,7 @@ pub struct ResNet {
     stem: Stem,
     stages: Vec<(Stage, bool)>,
     out_channels: Vec<i64>,
+    strides: Vec<i64>,
 }
 
 impl ResNet {
@@ -145,6 +142,7 @@ impl ResNet {
         let mut in_channels = resnets.stem_out_channels;
         let mut stages = Vec::new();
         let mut out_channels = Vec::new();
+        let mut strides = Vec::new();
         for spec in specs {
             let factor = 1 << (spec.index - 1);
             let first = BlockConfig {
@@ -167,15 +165,21 @@ impl ResNet {
             in_channels = first.out_channels;
             if spec.return_features {
                 out_channels.push(first.out_channels);
+                strides.push(4 * factor);
             }
         }
         freeze(path, cfg.model.backbone.freeze_conv_body_at, specs)?;
-        Ok(Self { stem, stages, out_channels })
+        Ok(Self { stem, stages, out_channels, strides })
     }
 
     /// The channels of the maps that are returned, finest first.
     pub fn out_channels(&self) -> &[i64] {
         &self.out_channels
+    }
+
+    /// How many times smaller than the image each map is that is returned, finest first.
+    pub fn strides(&self) -> &[i64] {
+        &self.strides
     }
 
     /// # Shapes
@@ -319,84 +323,5 @@ impl ResNetHead {
     /// `[R, out / 2, M, M]` to `[R, out, M / stride, M / stride]`; the stride is 1 with a dilation above 1.
     pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
         self.stages.iter().fold(x.shallow_clone(), |x, stage| stage.forward(&x, train))
-    }
-}
-
-/// The 3×3 convolution of a bottleneck with its norm; a ReLU follows.
-enum Middle {
-    Plain(ConvNorm),
-    Deformable(DFConv2d, Norm),
-}
-
-impl Middle {
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        match self {
-            Middle::Plain(conv) => conv.forward(x, train),
-            Middle::Deformable(conv, norm) => norm.forward(&conv.forward(x), train).relu_(),
-        }
-    }
-}
-
-/// 1×1, 3×3 and 1×1 convolution with a shortcut.
-pub struct Bottleneck {
-    downsample: Option<ConvNorm>,
-    conv1: ConvNorm,
-    conv2: Middle,
-    conv3: ConvNorm,
-}
-
-impl Bottleneck {
-    /// # Errors
-    /// Group norm does not fit the number of channels.
-    pub fn new(path: &ParamPath, config: &BlockConfig) -> Result<Self> {
-        let downsample = shortcut(path, config)?;
-        let stride = if config.dilation > 1 { 1 } else { config.stride };
-        let (stride_1x1, stride_3x3) = if config.stride_in_1x1 { (stride, 1) } else { (1, stride) };
-        let (width, norm) = (config.bottleneck_channels, config.norm);
-
-        let conv1 = ConvConfig { stride: stride_1x1, ..without_bias() };
-        let conv1 = Conv2d::new(&path.sub("conv1"), config.in_channels, width, 1, conv1);
-        let bn1 = norm.build(&path.sub("bn1"), width)?;
-        let conv2 = Self::middle(path, config, stride_3x3)?;
-        let conv3 = Conv2d::new(&path.sub("conv3"), width, config.out_channels, 1, without_bias());
-        let bn3 = norm.build(&path.sub("bn3"), config.out_channels)?;
-        Ok(Self {
-            downsample,
-            conv1: ConvNorm::new(conv1, Some(bn1), true),
-            conv2,
-            conv3: ConvNorm::new(conv3, Some(bn3), true),
-        })
-    }
-
-    fn middle(path: &ParamPath, config: &BlockConfig, stride: i64) -> Result<Middle> {
-        let (width, groups, dilation) = (config.bottleneck_channels, config.num_groups, config.dilation);
-        let (conv2, bn2) = (path.sub("conv2"), path.sub("bn2"));
-        if let Some(DeformableSettings { modulated, groups: deformable_groups }) = config.deformable {
-            ensure!(
-                deformable_groups > 0 && width % deformable_groups == 0,
-                "MODEL.RESNETS.DEFORMABLE_GROUPS {deformable_groups} does not divide {width} channels"
-            );
-            let settings = DFConvConfig { modulated, stride, dilation, groups, deformable_groups, bias: false };
-            let conv = DFConv2d::new(&conv2, width, width, 3, settings);
-            return Ok(Middle::Deformable(conv, config.norm.build(&bn2, width)?));
-        }
-        let conv = ConvConfig { stride, padding: dilation, dilation, groups, ..without_bias() };
-        let conv = Conv2d::new(&conv2, width, width, 3, conv);
-        Ok(Middle::Plain(ConvNorm::new(conv, Some(config.norm.build(&bn2, width)?), true)))
-    }
-
-    fn boxed(path: &ParamPath, config: &BlockConfig) -> Result<Box<dyn Block>> {
-        Ok(Box::new(Self::new(path, config)?))
-    }
-}
-
-impl Block for Bottleneck {
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        let out = self.conv1.forward(x, train);
-        let out = self.conv2.forward(&out, train);
-        match &self.downsample {
-            Some(downsample) => self.conv3.forward_residual(&out, &downsample.forward(x, train), train),
-            None => self.conv3.forward_residual(&out, x, train),
-        }
     }
 }

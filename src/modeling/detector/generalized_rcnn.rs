@@ -30,9 +30,9 @@ impl GeneralizedRcnn {
     /// Unknown names, or keys that contradict each other.
     pub fn new(cfg: &Config, root: &ParamPath, registries: &ModelRegistries) -> Result<Self> {
         let backbone = build_backbone(cfg, &root.sub("backbone"), registries)?;
-        let channels = backbone.out_channels();
-        let rpn = build_rpn(cfg, &root.sub("rpn"), channels, registries)?;
-        let roi_heads = build_roi_heads(cfg, &root.sub("roi_heads"), channels, registries)?;
+        let maps = backbone.feature_maps();
+        let rpn = build_rpn(cfg, &root.sub("rpn"), maps, registries)?;
+        let roi_heads = build_roi_heads(cfg, &root.sub("roi_heads"), maps, registries)?;
         Ok(Self { backbone, rpn, roi_heads })
     }
 

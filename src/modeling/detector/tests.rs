@@ -1,5 +1,10 @@
 //! Narrow detectors of every kind: what must hold without the original's numbers.
 
+mod contradictions;
+mod fbnet;
+mod memory;
+mod own_parts;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::config::Config;
@@ -74,14 +79,6 @@ pub(crate) fn model(cfg: &Config) -> (GeneralizedRcnn, Parameters) {
     let parameters = Parameters::new(Device::Cpu);
     let model = build_detection_model(cfg, &parameters.root(), &ModelRegistries::default()).expect("a model");
     (model, parameters)
-}
-
-fn refused(parts: &[&str]) -> String {
-    let parameters = Parameters::uninitialised(Device::Cpu);
-    match build_detection_model(&config(parts), &parameters.root(), &ModelRegistries::default()) {
-        Ok(_) => panic!("{parts:?} builds"),
-        Err(error) => format!("{error:#}"),
-    }
 }
 
 fn image(width: i64, height: i64) -> Tensor {
@@ -194,54 +191,6 @@ fn shared_extractors_are_listed_twice_and_trained_once() {
     assert!(!names(first).is_empty());
     assert_eq!(names(first), names(second));
     assert!(parameters.trainable().iter().all(|(name, _)| !name.starts_with(second)));
-}
-
-#[test]
-fn contradictory_keys_are_refused_by_name() {
-    let dilated = refused(&[C4, "MODEL.MASK_ON True MODEL.RESNETS.RES5_DILATION 2"]);
-    assert!(dilated.contains("MODEL.ROI_MASK_HEAD.RESOLUTION is 14") && dilated.contains("set it to 28"), "{dilated}");
-    let shared = refused(&[FPN, "MODEL.MASK_ON True MODEL.ROI_MASK_HEAD.RESOLUTION 28"]);
-    assert!(shared.contains("SHARE_BOX_FEATURE_EXTRACTOR"), "{shared}");
-    let classes = refused(&[FPN, "MODEL.ROI_BOX_HEAD.NUM_CLASSES 1"]);
-    assert!(classes.contains("MODEL.ROI_BOX_HEAD.NUM_CLASSES") && classes.contains("at least 2"), "{classes}");
-    let classes = refused(&[RETINANET, "MODEL.RETINANET.NUM_CLASSES 1"]);
-    assert!(classes.contains("MODEL.RETINANET.NUM_CLASSES"), "{classes}");
-    let anchors = refused(&[FPN, "MODEL.RPN.ANCHOR_SIZES (8,16)"]);
-    assert!(anchors.contains("ANCHOR_SIZES") && anchors.contains("2 and 5"), "{anchors}");
-    let thresholds = refused(&[FPN, "MODEL.ROI_HEADS.BG_IOU_THRESHOLD 0.6"]);
-    assert!(thresholds.contains("MODEL.ROI_HEADS") && thresholds.contains("0.6"), "{thresholds}");
-    let weights = refused(&[FPN, "MODEL.ROI_HEADS.BBOX_REG_WEIGHTS (1.0,1.0)"]);
-    assert!(weights.contains("BBOX_REG_WEIGHTS"), "{weights}");
-    let heads = refused(&[C4, "MODEL.RPN_ONLY True MODEL.MASK_ON True"]);
-    assert!(heads.contains("MODEL.RPN_ONLY") && heads.contains("MODEL.MASK_ON"), "{heads}");
-}
-
-#[test]
-fn other_numbers_of_feature_maps_are_named() {
-    let (model, _) = model(&config(&[C4, "MODEL.RPN.USE_FPN True MODEL.RPN.ANCHOR_STRIDE (8,16)"]));
-    let message = format!("{:#}", model.detect(&images()).unwrap_err());
-    assert!(message.contains("2 anchor strides") && message.contains("gives 1 feature maps"), "{message}");
-    let (model, _) = self::model(&config(&[C4, "MODEL.ROI_BOX_HEAD.POOLER_SCALES (0.125,0.0625)"]));
-    let message = format!("{:#}", model.detect(&images()).unwrap_err());
-    assert!(message.contains("POOLER_SCALES names 2") && message.contains("gives 1"), "{message}");
-}
-
-#[test]
-fn unknown_names_list_the_known_ones() {
-    for (keys, known) in [
-        ("MODEL.META_ARCHITECTURE Nothing", "GeneralizedRCNN"),
-        ("MODEL.RPN.RPN_HEAD Nothing", "SingleConvRPNHead"),
-        ("MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR Nothing", "FPN2MLPFeatureExtractor"),
-        ("MODEL.ROI_BOX_HEAD.PREDICTOR Nothing", "FastRCNNPredictor"),
-        ("MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR Nothing", "MaskRCNNFPNFeatureExtractor"),
-        ("MODEL.ROI_MASK_HEAD.PREDICTOR Nothing", "MaskRCNNC4Predictor"),
-        ("MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR Nothing", "KeypointRCNNFeatureExtractor"),
-        ("MODEL.ROI_KEYPOINT_HEAD.PREDICTOR Nothing", "KeypointRCNNPredictor"),
-    ] {
-        let message = refused(&[FPN, FPN_MASK, FPN_KEYPOINT, keys]);
-        let key = keys.split_whitespace().next().unwrap();
-        assert!(message.contains(key) && message.contains("Nothing") && message.contains(known), "{message}");
-    }
 }
 
 #[test]

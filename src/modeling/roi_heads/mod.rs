@@ -2,6 +2,7 @@
 
 pub mod box_head;
 pub mod keypoint_head;
+pub mod map_head;
 pub mod mask_head;
 #[allow(clippy::module_inception)] // the original's file name
 pub mod roi_heads;

@@ -3,8 +3,9 @@
 use anyhow::{ensure, Result};
 use tch::{Kind, Tensor};
 
-use crate::config::Config;
+use crate::config::{Config, Tuple};
 use crate::layers::ParamPath;
+use crate::modeling::registry::FeatureMaps;
 
 /// The anchors of one cell, centred on a box of `stride`×`stride` pixels: ratios outside, sizes inside, in float64.
 /// Widths and heights of a ratio are rounded half to even before scaling (Faster R-CNN's `generate_anchors`).
@@ -80,8 +81,7 @@ impl AnchorGenerator {
     pub fn grid_anchors(&self, features: &[Tensor]) -> Result<Vec<Tensor>> {
         ensure!(
             features.len() == self.strides.len(),
-            "there are {} anchor strides (MODEL.RPN.ANCHOR_STRIDE or MODEL.RETINANET.ANCHOR_STRIDES), but \
-             MODEL.BACKBONE.CONV_BODY gives {} feature maps",
+            "an anchor generator for {} feature maps got {}",
             self.strides.len(),
             features.len()
         );
@@ -121,28 +121,51 @@ impl AnchorGenerator {
     }
 }
 
+/// Fails where anchors would lie on another grid than the maps' positions.
+fn check_strides(cfg: &Config, key: &str, strides: &Tuple<i64>, maps: &FeatureMaps) -> Result<()> {
+    ensure!(
+        strides.0 == maps.strides,
+        "{key} is {strides}, but MODEL.BACKBONE.CONV_BODY {:?} gives {maps}: set {key} to {}",
+        cfg.model.backbone.conv_body,
+        Tuple(maps.strides.clone())
+    );
+    Ok(())
+}
+
+/// Fails where there is not one size for each map.
+fn check_sizes(cfg: &Config, key: &str, sizes: &Tuple<i64>, maps: &FeatureMaps) -> Result<()> {
+    // As large in proportion as 32 pixels on the finest map of a pyramid.
+    let usual = Tuple(maps.strides.iter().map(|stride| 8 * stride).collect());
+    let (given, wanted) = (sizes.len(), maps.strides.len());
+    ensure!(
+        given == wanted,
+        "{key} is {sizes}: {given} sizes, but MODEL.BACKBONE.CONV_BODY {:?} gives {maps}: give one size for each map, \
+         such as {key} {usual}",
+        cfg.model.backbone.conv_body
+    );
+    Ok(())
+}
+
 /// The anchor generator of the region proposal network (`MODEL.RPN`).
 ///
 /// # Errors
-/// Anchor sizes or strides that do not fit `MODEL.RPN.USE_FPN`.
-pub fn make_anchor_generator(cfg: &Config, path: &ParamPath) -> Result<AnchorGenerator> {
+/// Anchor sizes or strides that do not fit the maps or `MODEL.RPN.USE_FPN`.
+pub fn make_anchor_generator(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<AnchorGenerator> {
     let rpn = &cfg.model.rpn;
-    let sizes: Vec<f64> = rpn.anchor_sizes.iter().map(|s| *s as f64).collect();
+    ensure!(
+        rpn.use_fpn || maps.strides.len() == 1,
+        "MODEL.RPN.USE_FPN is False, but MODEL.BACKBONE.CONV_BODY {:?} gives {maps}: set it to True, and \
+         MODEL.RPN.ANCHOR_STRIDE to {}",
+        cfg.model.backbone.conv_body,
+        Tuple(maps.strides.clone())
+    );
+    check_strides(cfg, "MODEL.RPN.ANCHOR_STRIDE", &rpn.anchor_stride, maps)?;
+    let sizes = rpn.anchor_sizes.iter().map(|size| *size as f64);
     let per_level = if rpn.use_fpn {
-        ensure!(
-            sizes.len() == rpn.anchor_stride.len(),
-            "MODEL.RPN.USE_FPN needs as many ANCHOR_SIZES as ANCHOR_STRIDEs, but there are {} and {}",
-            sizes.len(),
-            rpn.anchor_stride.len()
-        );
-        sizes.iter().map(|s| vec![*s]).collect()
+        check_sizes(cfg, "MODEL.RPN.ANCHOR_SIZES", &rpn.anchor_sizes, maps)?;
+        sizes.map(|size| vec![size]).collect()
     } else {
-        ensure!(
-            rpn.anchor_stride.len() == 1,
-            "MODEL.RPN.ANCHOR_STRIDE must have one entry without MODEL.RPN.USE_FPN, but it has {}",
-            rpn.anchor_stride.len()
-        );
-        vec![sizes]
+        vec![sizes.collect::<Vec<f64>>()]
     };
     AnchorGenerator::new(path, &per_level, &rpn.aspect_ratios, &rpn.anchor_stride, rpn.straddle_thresh)
 }
@@ -150,15 +173,11 @@ pub fn make_anchor_generator(cfg: &Config, path: &ParamPath) -> Result<AnchorGen
 /// The anchor generator of RetinaNet (`MODEL.RETINANET`): per level several sizes within an octave.
 ///
 /// # Errors
-/// Numbers of anchor sizes and strides that differ.
-pub fn make_anchor_generator_retinanet(cfg: &Config, path: &ParamPath) -> Result<AnchorGenerator> {
+/// Anchor sizes or strides that do not fit the maps.
+pub fn make_anchor_generator_retinanet(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<AnchorGenerator> {
     let retinanet = &cfg.model.retinanet;
-    ensure!(
-        retinanet.anchor_sizes.len() == retinanet.anchor_strides.len(),
-        "MODEL.RETINANET needs as many ANCHOR_SIZES as ANCHOR_STRIDES, but there are {} and {}",
-        retinanet.anchor_sizes.len(),
-        retinanet.anchor_strides.len()
-    );
+    check_strides(cfg, "MODEL.RETINANET.ANCHOR_STRIDES", &retinanet.anchor_strides, maps)?;
+    check_sizes(cfg, "MODEL.RETINANET.ANCHOR_SIZES", &retinanet.anchor_sizes, maps)?;
     let per_level: Vec<Vec<f64>> = retinanet
         .anchor_sizes
         .iter()

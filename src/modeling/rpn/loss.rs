@@ -7,21 +7,12 @@ use crate::config::Config;
 use crate::layers::smooth_l1_loss;
 use crate::modeling::balanced_positive_negative_sampler::{BalancedPositiveNegativeSampler, Sampled};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::matcher::Matcher;
+use crate::modeling::matcher::{MatchedTargets, Matcher};
 use crate::modeling::utils::zero_loss;
 use crate::structures::{BoxList, ImageList};
 
 use super::anchor_generator::AnchorGenerator;
 use super::utils::concat_box_prediction_layers;
-
-/// What the anchors of one image are to learn.
-#[derive(Debug)]
-pub struct AnchorTargets {
-    /// `[K]` int64 over the concatenated anchors: above 0 object, 0 background, -1 ignored.
-    pub labels: Tensor,
-    /// `[K]` int64: the matched ground truth, or the matcher's negative values.
-    pub matched_idxs: Tensor,
-}
 
 /// Matches anchors, samples them and computes the two losses.
 #[derive(Debug)]
@@ -45,7 +36,7 @@ impl RpnLossComputation {
         generator: &AnchorGenerator,
         anchors: &Tensor,
         targets: &[BoxList],
-    ) -> Vec<AnchorTargets> {
+    ) -> Vec<MatchedTargets> {
         let per_image = targets.iter().zip(&images.image_sizes);
         per_image
             .map(|(target, size)| {
@@ -56,13 +47,13 @@ impl RpnLossComputation {
                     .logical_not()
                     .logical_or(&matched_idxs.eq(Matcher::BETWEEN_THRESHOLDS));
                 let labels = matched_idxs.ge(0).to_kind(Kind::Int64).masked_fill(&ignored, -1);
-                AnchorTargets { labels, matched_idxs }
+                MatchedTargets { labels, matched_idxs }
             })
             .collect()
     }
 
     /// Draws the anchors that take part in the losses (see [`BalancedPositiveNegativeSampler::sample`]).
-    pub fn sample(&self, targets: &[AnchorTargets]) -> Vec<Sampled> {
+    pub fn sample(&self, targets: &[MatchedTargets]) -> Vec<Sampled> {
         let labels: Vec<Tensor> = targets.iter().map(|t| t.labels.shallow_clone()).collect();
         self.sampler.sample(&labels)
     }
@@ -100,7 +91,7 @@ impl RpnLossComputation {
         // Only the positives' offsets are ever needed, so only they are encoded.
         let regression_targets = {
             let _no_grad = tch::no_grad_guard();
-            let encode = |((sampled, prepared), target): ((&Sampled, &AnchorTargets), &BoxList)| {
+            let encode = |((sampled, prepared), target): ((&Sampled, &MatchedTargets), &BoxList)| {
                 let gt = target.bbox().to_device(anchors.device());
                 let matched = prepared.matched_idxs.index_select(0, &sampled.positive);
                 self.box_coder.encode(&gt.index_select(0, &matched), &anchors.index_select(0, &sampled.positive))

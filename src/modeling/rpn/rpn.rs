@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::layers::{Conv2d, ConvConfig, Init, ParamPath};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::detector::Losses;
-use crate::modeling::registry::{ModelRegistries, RpnHead, RpnHeadBuilder};
+use crate::modeling::registry::{FeatureMaps, ModelRegistries, RpnHead, RpnHeadBuilder};
 use crate::structures::{BoxList, ImageList};
 
 use super::anchor_generator::{make_anchor_generator, AnchorGenerator};
@@ -76,16 +76,16 @@ pub struct RpnModule {
 
 impl RpnModule {
     /// # Errors
-    /// An unknown `MODEL.RPN.RPN_HEAD`, or keys of `MODEL.RPN` that contradict each other.
-    pub fn new(cfg: &Config, path: &ParamPath, in_channels: i64, registries: &ModelRegistries) -> Result<Self> {
-        let anchor_generator = make_anchor_generator(cfg, &path.sub("anchor_generator"))?;
+    /// An unknown `MODEL.RPN.RPN_HEAD`, or keys of `MODEL.RPN` that contradict each other or the maps.
+    pub fn new(cfg: &Config, path: &ParamPath, maps: &FeatureMaps, registries: &ModelRegistries) -> Result<Self> {
+        let anchor_generator = make_anchor_generator(cfg, &path.sub("anchor_generator"), maps)?;
         let num_anchors = anchor_generator.num_anchors_per_location();
         ensure!(
             num_anchors.iter().all(|n| *n == num_anchors[0]),
             "MODEL.RPN: every feature map must have the same number of anchors, not {num_anchors:?}"
         );
         let build = registries.rpn_heads.get(&cfg.model.rpn.rpn_head)?;
-        let head = build(cfg, &path.sub("head"), in_channels, num_anchors[0])?;
+        let head = build(cfg, &path.sub("head"), maps.channels, num_anchors[0])?;
         let box_coder = BoxCoder::new([1.0; 4]);
         Ok(Self {
             anchor_generator,
@@ -189,12 +189,12 @@ impl ProposalNetwork {
 pub fn build_rpn(
     cfg: &Config,
     path: &ParamPath,
-    in_channels: i64,
+    maps: &FeatureMaps,
     registries: &ModelRegistries,
 ) -> Result<ProposalNetwork> {
     Ok(if cfg.model.retinanet_on {
-        ProposalNetwork::RetinaNet(build_retinanet(cfg, path, in_channels)?)
+        ProposalNetwork::RetinaNet(build_retinanet(cfg, path, maps)?)
     } else {
-        ProposalNetwork::Rpn(RpnModule::new(cfg, path, in_channels, registries)?)
+        ProposalNetwork::Rpn(RpnModule::new(cfg, path, maps, registries)?)
     })
 }

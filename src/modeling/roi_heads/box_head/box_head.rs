@@ -8,7 +8,7 @@ use tch::Tensor;
 use crate::config::Config;
 use crate::layers::ParamPath;
 use crate::modeling::detector::Losses;
-use crate::modeling::registry::{ModelRegistries, RoiBoxPredictor, RoiFeatureExtractor};
+use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiBoxPredictor, RoiFeatureExtractor};
 use crate::structures::BoxList;
 
 use super::inference::{make_roi_box_post_processor, PostProcessor};
@@ -76,11 +76,11 @@ impl RoiBoxHead {
 /// The box head of `MODEL.ROI_BOX_HEAD`.
 ///
 /// # Errors
-/// Unknown names of extractor or predictor, or keys that contradict each other.
+/// Unknown names of extractor or predictor, or keys that contradict each other or the maps.
 pub fn build_roi_box_head(
     cfg: &Config,
     path: &ParamPath,
-    in_channels: i64,
+    maps: &FeatureMaps,
     registries: &ModelRegistries,
 ) -> Result<RoiBoxHead> {
     let head = &cfg.model.roi_box_head;
@@ -90,7 +90,7 @@ pub fn build_roi_box_head(
         head.num_classes
     );
     let extractor = registries.box_feature_extractors.get(&head.feature_extractor)?;
-    let feature_extractor = extractor(cfg, &path.sub("feature_extractor"), in_channels)?;
+    let feature_extractor = extractor(cfg, &path.sub("feature_extractor"), maps)?;
     let predictor = registries.box_predictors.get(&head.predictor)?;
     Ok(RoiBoxHead {
         predictor: predictor(cfg, &path.sub("predictor"), feature_extractor.out_channels())?,

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::layers::smooth_l1_loss;
 use crate::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::matcher::Matcher;
+use crate::modeling::matcher::{MatchedTargets, Matcher};
 use crate::modeling::utils::{cat, indices_of, zero_loss};
 use crate::structures::BoxList;
 
@@ -20,46 +20,14 @@ pub struct FastRcnnLossComputation {
     cls_agnostic_bbox_reg: bool,
 }
 
-/// What the proposals of one image are to learn.
-#[derive(Debug)]
-pub struct ProposalTargets {
-    /// `[R]` int64: class, 0 background, -1 ignored.
-    pub labels: Tensor,
-    /// `[R]` int64: the matched ground truth, or the matcher's negative values.
-    pub matched_idxs: Tensor,
-}
-
-/// Matches the proposals of one image and gives each the class of its ground truth.
-///
-/// # Errors
-/// Ground truth without the field `labels`.
-pub(crate) fn match_targets_to_proposals(
-    matcher: &Matcher,
-    proposals: &BoxList,
-    target: &BoxList,
-) -> Result<ProposalTargets> {
-    let device = proposals.bbox().device();
-    let matched_idxs = matcher.match_boxes(&target.bbox().to_device(device), proposals.bbox());
-    let labels = if target.is_empty() {
-        matched_idxs.zeros_like()
-    } else {
-        let classes = target.tensor_field("labels")?.to_device(device).to_kind(Kind::Int64);
-        classes
-            .index_select(0, &matched_idxs.clamp_min(0))
-            .masked_fill(&matched_idxs.eq(Matcher::BELOW_LOW_THRESHOLD), 0)
-            .masked_fill(&matched_idxs.eq(Matcher::BETWEEN_THRESHOLDS), -1)
-    };
-    Ok(ProposalTargets { labels, matched_idxs })
-}
-
 impl FastRcnnLossComputation {
     /// The targets of the proposals, per image.
     ///
     /// # Errors
     /// Ground truth without the field `labels`.
-    pub fn prepare_targets(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<ProposalTargets>> {
+    pub fn prepare_targets(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<MatchedTargets>> {
         let pairs = proposals.iter().zip(targets);
-        pairs.map(|(proposals, target)| match_targets_to_proposals(&self.matcher, proposals, target)).collect()
+        pairs.map(|(proposals, target)| self.matcher.match_classes(target, proposals.bbox())).collect()
     }
 
     /// The sampler, for looking at what it draws.

@@ -2,20 +2,16 @@
 
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tch::Tensor;
 
-use crate::config::{Config, RoiBoxHeadConfig};
+use crate::config::Config;
 use crate::layers::{Conv2d, ConvConfig, ConvNorm, Init, Norm, ParamPath};
 use crate::modeling::backbone::resnet::{ResNetHead, ResNetHeadConfig};
 use crate::modeling::make_layers::{group_norm, make_fc, Fc, GroupNormSettings};
-use crate::modeling::poolers::Pooler;
-use crate::modeling::registry::{ModelRegistries, RoiFeatureExtractor, RoiFeatureExtractorBuilder};
+use crate::modeling::poolers::{make_pooler, Pooler, RoiHead};
+use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiFeatureExtractor, RoiFeatureExtractorBuilder};
 use crate::structures::BoxList;
-
-fn make_pooler(head: &RoiBoxHeadConfig) -> Result<Pooler> {
-    Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio).context("MODEL.ROI_BOX_HEAD")
-}
 
 /// The fifth stage of the body, applied to each region (`ResNet50Conv5ROIFeatureExtractor`), with the body's blocks:
 /// ResNet's or Res2Net's.
@@ -26,10 +22,10 @@ pub struct Conv5RoiFeatureExtractor {
 
 impl Conv5RoiFeatureExtractor {
     /// # Errors
-    /// An unknown block, or widths and dilations that do not fit.
-    pub fn new(cfg: &Config, path: &ParamPath) -> Result<Self> {
+    /// An unknown block, or widths, dilations or scales that do not fit.
+    pub fn new(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Self> {
         let head = ResNetHead::new(&path.sub("head"), ResNetHeadConfig::conv5(cfg))?;
-        Ok(Self { pooler: make_pooler(&cfg.model.roi_box_head)?, head })
+        Ok(Self { pooler: make_pooler(cfg, RoiHead::Box, maps)?, head })
     }
 }
 
@@ -52,12 +48,12 @@ struct Fpn2MlpFeatureExtractor {
 }
 
 impl Fpn2MlpFeatureExtractor {
-    fn new(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Self> {
+    fn new(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Self> {
         let head = &cfg.model.roi_box_head;
         let group_norm = GroupNormSettings::when(head.use_gn, cfg);
-        let inputs = in_channels * head.pooler_resolution * head.pooler_resolution;
+        let inputs = maps.channels * head.pooler_resolution * head.pooler_resolution;
         Ok(Self {
-            pooler: make_pooler(head)?,
+            pooler: make_pooler(cfg, RoiHead::Box, maps)?,
             fc6: make_fc(&path.sub("fc6"), inputs, head.mlp_head_dim, group_norm)?,
             fc7: make_fc(&path.sub("fc7"), head.mlp_head_dim, head.mlp_head_dim, group_norm)?,
             out_channels: head.mlp_head_dim,
@@ -85,7 +81,7 @@ struct FpnXconv1fcFeatureExtractor {
 }
 
 impl FpnXconv1fcFeatureExtractor {
-    fn new(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Self> {
+    fn new(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Self> {
         let head = &cfg.model.roi_box_head;
         let settings = GroupNormSettings::when(head.use_gn, cfg);
         let config = ConvConfig {
@@ -101,16 +97,16 @@ impl FpnXconv1fcFeatureExtractor {
         let xconvs = (0..head.num_stacked_convs)
             .map(|i| {
                 let path = path.sub("xconvs");
-                let inputs = if i == 0 { in_channels } else { head.conv_head_dim };
+                let inputs = if i == 0 { maps.channels } else { head.conv_head_dim };
                 let conv = Conv2d::new(&path.sub(i * step), inputs, head.conv_head_dim, 3, config);
                 let norm = settings.map(|s| group_norm(&path.sub(i * step + 1), head.conv_head_dim, &s));
                 Ok(ConvNorm::new(conv, norm.transpose()?.map(Norm::Group), true))
             })
             .collect::<Result<Vec<_>>>()?;
-        let channels = if head.num_stacked_convs > 0 { head.conv_head_dim } else { in_channels };
+        let channels = if head.num_stacked_convs > 0 { head.conv_head_dim } else { maps.channels };
         let inputs = channels * head.pooler_resolution * head.pooler_resolution;
         Ok(Self {
-            pooler: make_pooler(head)?,
+            pooler: make_pooler(cfg, RoiHead::Box, maps)?,
             xconvs,
             fc6: make_fc(&path.sub("fc6"), inputs, head.mlp_head_dim, None)?,
             out_channels: head.mlp_head_dim,
@@ -130,16 +126,16 @@ impl RoiFeatureExtractor for FpnXconv1fcFeatureExtractor {
     }
 }
 
-fn build_conv5(cfg: &Config, path: &ParamPath, _in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
-    Ok(Rc::new(Conv5RoiFeatureExtractor::new(cfg, path)?))
+fn build_conv5(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    Ok(Rc::new(Conv5RoiFeatureExtractor::new(cfg, path, maps)?))
 }
 
-fn build_2mlp(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
-    Ok(Rc::new(Fpn2MlpFeatureExtractor::new(cfg, path, in_channels)?))
+fn build_2mlp(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    Ok(Rc::new(Fpn2MlpFeatureExtractor::new(cfg, path, maps)?))
 }
 
-fn build_xconv1fc(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
-    Ok(Rc::new(FpnXconv1fcFeatureExtractor::new(cfg, path, in_channels)?))
+fn build_xconv1fc(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    Ok(Rc::new(FpnXconv1fcFeatureExtractor::new(cfg, path, maps)?))
 }
 
 /// Adds the built-in box feature extractors.

@@ -5,8 +5,8 @@ use tch::{Kind, Reduction, Tensor};
 
 use crate::config::Config;
 use crate::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
-use crate::modeling::matcher::Matcher;
-use crate::modeling::roi_heads::box_head::loss::{make_roi_matcher, match_targets_to_proposals, ProposalTargets};
+use crate::modeling::matcher::{MatchedTargets, Matcher};
+use crate::modeling::roi_heads::box_head::loss::make_roi_matcher;
 use crate::modeling::utils::{cat, zero_loss};
 use crate::structures::{keypoints_to_heat_map, BoxList};
 
@@ -45,11 +45,11 @@ impl KeypointRcnnLossComputation {
     ///
     /// # Errors
     /// Ground truth without the fields `labels` and `keypoints`.
-    pub fn prepare_targets(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<ProposalTargets>> {
+    pub fn prepare_targets(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<MatchedTargets>> {
         let pairs = proposals.iter().zip(targets);
         pairs
             .map(|(proposals, target)| {
-                let mut prepared = match_targets_to_proposals(&self.matcher, proposals, target)?;
+                let mut prepared = self.matcher.match_classes(target, proposals.bbox())?;
                 if !target.is_empty() {
                     let points = target.keypoints().context("keypoints are needed to train MODEL.KEYPOINT_ON")?;
                     let points = points.keypoints();

@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tch::Tensor;
 
 use crate::config::Config;
 use crate::layers::{Conv2d, ConvConfig, Init, ParamPath};
-use crate::modeling::poolers::Pooler;
-use crate::modeling::registry::{ModelRegistries, RoiFeatureExtractor, RoiFeatureExtractorBuilder};
+use crate::modeling::poolers::{make_pooler, Pooler, RoiHead};
+use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiFeatureExtractor, RoiFeatureExtractorBuilder};
 use crate::structures::BoxList;
 
 /// A chain of 3×3 convolutions (`KeypointRCNNFeatureExtractor`).
@@ -29,22 +29,21 @@ impl RoiFeatureExtractor for KeypointRcnnFeatureExtractor {
     }
 }
 
-fn build_keypoint_rcnn(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
+fn build_keypoint_rcnn(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>> {
     let head = &cfg.model.roi_keypoint_head;
-    let pooler = Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio);
+    let pooler = make_pooler(cfg, RoiHead::Keypoint, maps)?;
     let config = ConvConfig {
         padding: 1,
         weight_init: Init::KaimingNormalFanOut,
         bias_init: Some(Init::Const(0.0)),
         ..ConvConfig::default()
     };
-    let mut channels = in_channels;
+    let mut channels = maps.channels;
     let mut blocks = Vec::with_capacity(head.conv_layers.len());
     for (i, out_channels) in head.conv_layers.iter().enumerate() {
         blocks.push(Conv2d::new(&path.sub(format!("conv_fcn{}", i + 1)), channels, *out_channels, 3, config));
         channels = *out_channels;
     }
-    let pooler = pooler.context("MODEL.ROI_KEYPOINT_HEAD")?;
     Ok(Rc::new(KeypointRcnnFeatureExtractor { pooler, blocks, out_channels: channels }))
 }
 

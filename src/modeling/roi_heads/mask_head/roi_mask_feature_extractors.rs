@@ -2,14 +2,14 @@
 
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tch::Tensor;
 
 use crate::config::Config;
 use crate::layers::{ConvNorm, ParamPath};
 use crate::modeling::make_layers::{make_conv3x3, Conv3x3, GroupNormSettings};
-use crate::modeling::poolers::Pooler;
-use crate::modeling::registry::{ModelRegistries, RoiFeatureExtractor, RoiFeatureExtractorBuilder};
+use crate::modeling::poolers::{make_pooler, Pooler, RoiHead};
+use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiFeatureExtractor, RoiFeatureExtractorBuilder};
 use crate::modeling::roi_heads::box_head::roi_box_feature_extractors::Conv5RoiFeatureExtractor;
 use crate::structures::BoxList;
 
@@ -21,15 +21,15 @@ struct MaskRcnnFpnFeatureExtractor {
 }
 
 impl MaskRcnnFpnFeatureExtractor {
-    fn new(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Self> {
+    fn new(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Self> {
         let head = &cfg.model.roi_mask_head;
-        let pooler = Pooler::new(head.pooler_resolution, &head.pooler_scales, head.pooler_sampling_ratio);
+        let pooler = make_pooler(cfg, RoiHead::Mask, maps)?;
         let options = Conv3x3 {
             dilation: head.dilation,
             group_norm: GroupNormSettings::when(head.use_gn, cfg),
             ..Conv3x3::default()
         };
-        let mut channels = in_channels;
+        let mut channels = maps.channels;
         let mut blocks = Vec::with_capacity(head.conv_layers.len());
         for (i, out_channels) in head.conv_layers.iter().enumerate() {
             let path = path.sub(format!("mask_fcn{}", i + 1));
@@ -39,7 +39,7 @@ impl MaskRcnnFpnFeatureExtractor {
             blocks.push(block);
             channels = *out_channels;
         }
-        Ok(Self { pooler: pooler.context("MODEL.ROI_MASK_HEAD")?, blocks, out_channels: channels })
+        Ok(Self { pooler, blocks, out_channels: channels })
     }
 }
 
@@ -54,12 +54,12 @@ impl RoiFeatureExtractor for MaskRcnnFpnFeatureExtractor {
     }
 }
 
-fn build_conv5(cfg: &Config, path: &ParamPath, _in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
-    Ok(Rc::new(Conv5RoiFeatureExtractor::new(cfg, path)?))
+fn build_conv5(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    Ok(Rc::new(Conv5RoiFeatureExtractor::new(cfg, path, maps)?))
 }
 
-fn build_fpn(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Rc<dyn RoiFeatureExtractor>> {
-    Ok(Rc::new(MaskRcnnFpnFeatureExtractor::new(cfg, path, in_channels)?))
+fn build_fpn(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>> {
+    Ok(Rc::new(MaskRcnnFpnFeatureExtractor::new(cfg, path, maps)?))
 }
 
 /// Adds the built-in mask feature extractors.

@@ -6,8 +6,7 @@ use tch::{Kind, Tensor};
 use crate::config::Config;
 use crate::layers::{sigmoid_focal_loss, smooth_l1_loss};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::matcher::Matcher;
-use crate::modeling::rpn::loss::AnchorTargets;
+use crate::modeling::matcher::{MatchedTargets, Matcher};
 use crate::modeling::rpn::utils::concat_box_prediction_layers;
 use crate::modeling::utils::indices_of;
 use crate::structures::BoxList;
@@ -30,23 +29,8 @@ impl RetinaNetLossComputation {
     ///
     /// # Errors
     /// Ground truth without the field `labels`.
-    pub fn prepare_targets(&self, anchors: &Tensor, targets: &[BoxList]) -> Result<Vec<AnchorTargets>> {
-        targets
-            .iter()
-            .map(|target| {
-                let matched_idxs = self.matcher.match_boxes(&target.bbox().to_device(anchors.device()), anchors);
-                let labels = if target.is_empty() {
-                    matched_idxs.zeros_like()
-                } else {
-                    let classes = target.tensor_field("labels")?.to_device(anchors.device()).to_kind(Kind::Int64);
-                    classes
-                        .index_select(0, &matched_idxs.clamp_min(0))
-                        .masked_fill(&matched_idxs.eq(Matcher::BELOW_LOW_THRESHOLD), 0)
-                        .masked_fill(&matched_idxs.eq(Matcher::BETWEEN_THRESHOLDS), -1)
-                };
-                Ok(AnchorTargets { labels, matched_idxs })
-            })
-            .collect()
+    pub fn prepare_targets(&self, anchors: &Tensor, targets: &[BoxList]) -> Result<Vec<MatchedTargets>> {
+        targets.iter().map(|target| self.matcher.match_classes(target, anchors)).collect()
     }
 
     /// `(loss_retina_cls, loss_retina_reg)`. The class loss is divided by positives + images.

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::layers::{Conv2d, ConvConfig, Init, ParamPath};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::detector::Losses;
+use crate::modeling::registry::FeatureMaps;
 use crate::modeling::rpn::anchor_generator::{make_anchor_generator_retinanet, AnchorGenerator};
 use crate::structures::{BoxList, ImageList};
 
@@ -108,8 +109,8 @@ impl RetinaNetModule {
 /// RetinaNet as `MODEL.RETINANET` describes it.
 ///
 /// # Errors
-/// Keys that contradict each other.
-pub fn build_retinanet(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<RetinaNetModule> {
+/// Keys that contradict each other or the maps.
+pub fn build_retinanet(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<RetinaNetModule> {
     let num_classes = cfg.model.retinanet.num_classes;
     ensure!(
         num_classes >= 2,
@@ -117,8 +118,8 @@ pub fn build_retinanet(cfg: &Config, path: &ParamPath, in_channels: i64) -> Resu
     );
     let box_coder = BoxCoder::new([10.0, 10.0, 5.0, 5.0]);
     Ok(RetinaNetModule {
-        anchor_generator: make_anchor_generator_retinanet(cfg, &path.sub("anchor_generator"))?,
-        head: RetinaNetHead::new(cfg, &path.sub("head"), in_channels)?,
+        anchor_generator: make_anchor_generator_retinanet(cfg, &path.sub("anchor_generator"), maps)?,
+        head: RetinaNetHead::new(cfg, &path.sub("head"), maps.channels)?,
         box_selector_test: make_retinanet_postprocessor(cfg, &box_coder),
         loss_evaluator: make_retinanet_loss_evaluator(cfg, &box_coder)?,
     })
