@@ -143,8 +143,10 @@ int mrb_gather(mrb_error* error, const mrb_process_group* group, const at::Tenso
 // Makes the tensors of all processes those of rank 0, in place.
 int mrb_broadcast(mrb_error* error, const mrb_process_group* group, const at::Tensor* const* tensors, size_t len);
 
+// `on_computed` is called in each backward pass when the last gradient of this process is there.
 int mrb_reducer_new(mrb_error* error, mrb_reducer** reducer, const mrb_process_group* group,
-                    const at::Tensor* const* parameters, const char* const* names, size_t len);
+                    const at::Tensor* const* parameters, const char* const* names, size_t len,
+                    void (*on_computed)(void));
 int mrb_reducer_free(mrb_error* error, mrb_reducer* reducer);
 // Before and after a forward pass whose gradients are to be averaged, and after its backward pass.
 int mrb_reducer_prepare_for_forward(mrb_error* error, mrb_reducer* reducer);

@@ -4,6 +4,8 @@
 #[path = "../build/architectures.rs"]
 mod architectures;
 
+#[path = "programs/jobs.rs"]
+mod jobs;
 #[path = "programs/support.rs"]
 mod support;
 
@@ -17,6 +19,8 @@ mod custom_dataset;
 mod distributed;
 #[path = "programs/errors.rs"]
 mod errors;
+#[path = "programs/faults.rs"]
+mod faults;
 #[path = "programs/resume.rs"]
 mod resume;
 #[path = "programs/testing.rs"]

@@ -27,7 +27,9 @@ int mrb_generator_state(mrb_error* error, at::Tensor** state, at::Generator* gen
 int mrb_generator_set_state(mrb_error* error, at::Generator* generator, const at::Tensor* state) {
   return mrb::guarded(error, [&] {
     const std::lock_guard<std::mutex> lock(generator->mutex());
-    generator->set_state(state->contiguous());
+    // libtorch 2.11 multiplies the tensor's storage offset by the size of a whole state instead of a byte, and so reads
+    // far outside of a storage of which the state is not the beginning: a copy has no offset.
+    generator->set_state(state->clone(at::MemoryFormat::Contiguous));
   });
 }
 

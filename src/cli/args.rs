@@ -42,11 +42,20 @@ pub struct DistributedArgs {
     /// How long to wait for the other processes, at the start and in every step together.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     pub dist_timeout: u64,
+
+    /// Names the processes for which the others have waited this long, with their iteration and phase; 0: never.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub slow_after: u64,
 }
 
 impl DistributedArgs {
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.dist_timeout)
+    }
+
+    /// After which wait those who are late are named, if ever.
+    pub fn slow_after(&self) -> Option<Duration> {
+        (self.slow_after > 0).then(|| Duration::from_secs(self.slow_after))
     }
 }
 

@@ -1,5 +1,7 @@
 //! `benchmark`: how long a model takes for an image, phase by phase, and what it needs.
 
+mod training;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -8,7 +10,7 @@ use clap::Parser;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use super::{parse, CommandLine, ConfigArgs, Registries};
+use super::{parse, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
 use crate::data::transforms::{read_image, resize, Normalize, Resize};
@@ -17,9 +19,10 @@ use crate::ffi;
 use crate::layers::{FlopCounter, Parameters};
 use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use crate::structures::{to_image_list, BoxList, ImageList, Masker};
+use crate::utils::comm;
 use crate::utils::miscellaneous::{peak_memory_mib, write_atomically};
 
-/// Times the inference of a model on one image, phase by phase.
+/// Times the inference of a model on one image, or its training, phase by phase.
 ///
 /// Weights come from MODEL.WEIGHT; with an empty one they are random, which costs the same up to the number of
 /// detections.
@@ -45,6 +48,14 @@ struct Args {
     /// Threads of libtorch, instead of as many as there are cores (or OMP_NUM_THREADS).
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..))]
     threads: Option<i32>,
+
+    /// Times this many training steps on DATASETS.TRAIN instead; several processes train together.
+    #[arg(long, value_name = "STEPS", conflicts_with_all = ["image", "image_size"],
+          value_parser = clap::value_parser!(u32).range(1..))]
+    training: Option<u32>,
+
+    #[command(flatten)]
+    distributed: DistributedArgs,
 
     /// File for the numbers.
     #[arg(long, value_name = "FILE")]
@@ -72,13 +83,22 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
         tch::set_num_threads(threads);
     }
     ffi::keep_freed_memory();
-    tch::manual_seed(args.config.seed.unwrap_or(0) as i64);
+    if args.training.is_some() {
+        let DistributedArgs { local_rank, .. } = args.distributed;
+        comm::init_process_group(local_rank, args.distributed.timeout(), args.distributed.slow_after())?;
+    }
+    tch::manual_seed((args.config.seed.unwrap_or(0) + comm::get_rank() as u64) as i64);
     let device = parse_device(&cfg.model.device)?;
     let parameters = Parameters::new(device);
     let model = build_detection_model(&cfg, &parameters.root(), &registries.models)?;
     let checkpointer = DetectronCheckpointer::new(&cfg, &parameters, None);
     let loaded = checkpointer.load(Some(&cfg.model.weight), false)?;
 
+    if let Some(steps) = args.training {
+        training::training(&args, steps, &cfg, (&parameters, &model), registries)?;
+        comm::destroy_process_group();
+        return Ok(());
+    }
     let mut phases = Phases::default();
     let mut forward = Vec::new();
     let mut result = None;

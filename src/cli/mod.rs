@@ -23,7 +23,9 @@ mod setup;
 mod test_net;
 mod train_net;
 
+use std::any::Any;
 use std::ffi::OsString;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::Once;
 
@@ -40,15 +42,21 @@ pub use test_net::test_net;
 pub use train_net::train_net;
 
 use crate::ffi::system::exit_now;
-use crate::utils::comm::{get_rank, get_world_size};
+use crate::utils::comm::{abandon, get_rank, get_world_size};
 use crate::utils::miscellaneous::write_atomically;
 
 /// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage). Of several
 /// processes each says its rank; the error is also left in the file that `TORCHELASTIC_ERROR_FILE` names.
 pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
     install_panic_hook();
-    let Err(error) = program() else {
-        return ExitCode::SUCCESS;
+    let error = match catch_unwind(AssertUnwindSafe(program)) {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => error,
+        Err(panic) => {
+            // The hook has printed it.
+            leave_for_the_others(&format!("internal error: {}", panic_message(panic.as_ref())));
+            exit_now(101);
+        }
     };
     if let Some(usage) = error.downcast_ref::<clap::Error>() {
         // Help and version are no errors: clap sends them to stdout, with code 0.
@@ -59,7 +67,7 @@ pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
         eprintln!("error: {failure}");
         return ExitCode::from(failure.status);
     }
-    leave_for_the_launcher(&format!("{error:#}"));
+    leave_for_the_others(&format!("{error:#}"));
     if get_world_size() > 1 {
         eprintln!("error: [rank {}] {error:#}", get_rank());
         // Threads of libtorch may still wait for other processes.
@@ -69,8 +77,9 @@ pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Writes an error in the form in which torchrun's agent reads it.
-fn leave_for_the_launcher(message: &str) {
+/// Tells the other processes of the job about an error, and writes it in the form in which torchrun's agent reads it.
+fn leave_for_the_others(message: &str) {
+    abandon(message);
     let Some(path) = std::env::var_os("TORCHELASTIC_ERROR_FILE") else { return };
     let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
     let extra = serde_json::json!({"py_callstack": "", "timestamp": seconds.to_string()});
@@ -84,17 +93,19 @@ fn install_panic_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         std::panic::set_hook(Box::new(|info| {
-            let payload = info.payload();
-            let text = payload.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-            let message = text.unwrap_or("unknown reason");
-            // libtorch appends its own stack trace to its messages.
-            let message = message.lines().take_while(|l| !l.starts_with("Exception raised from")).collect::<Vec<_>>();
             let place = info.location().map_or(String::new(), |l| format!(" ({}:{})", l.file(), l.line()));
-            eprintln!("internal error{place}: {}", message.join("\n"));
+            eprintln!("internal error{place}: {}", panic_message(info.payload()));
             eprintln!("This is a bug of maskrcnn-benchmark; please report it with the command and its log.");
         }));
     });
+}
+
+fn panic_message(payload: &dyn Any) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    // libtorch appends its own stack trace to its messages.
+    let lines = text.unwrap_or("unknown reason").lines().take_while(|line| !line.starts_with("Exception raised from"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The command line of a program: its name first, as in [`std::env::args_os`].

@@ -51,7 +51,7 @@ impl Program {
             "DTYPE is {:?}; only 'float32' is supported: leave the key out or add: DTYPE float32",
             cfg.dtype
         );
-        comm::init_process_group(distributed.local_rank, distributed.timeout())?;
+        comm::init_process_group(distributed.local_rank, distributed.timeout(), distributed.slow_after())?;
         let output_dir = (!cfg.output_dir.is_empty()).then(|| PathBuf::from(&cfg.output_dir));
         if let Some(dir) = &output_dir {
             mkdir(dir).context("OUTPUT_DIR")?;

@@ -1,6 +1,6 @@
 //! `train_net`: trains a model and tests it (the original's `tools/train_net.py`).
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use clap::Parser;
 
 use super::setup::{Program, TARGET};
@@ -92,6 +92,13 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
     let mut tensors: Vec<_> = parameters.state().into_iter().map(|entry| entry.tensor).collect();
     comm::broadcast(&mut tensors)?;
     let start_iter = loaded.iteration.unwrap_or(0).max(0);
+    let first = comm::broadcast_number(start_iter as u64)?;
+    ensure!(
+        start_iter as u64 == first,
+        "rank 0 goes on after iteration {first}, rank {} after iteration {start_iter}: OUTPUT_DIR must be one folder that \
+         all machines share",
+        get_rank()
+    );
     let exact = restored(&loaded)?.filter(|exact| {
         let other_seed = program.seed_given && exact.data.seed != program.seed;
         if other_seed {

@@ -12,7 +12,7 @@ use crate::data::evaluation::{predictions, save_predictions, EvaluationOptions, 
 use crate::data::DataLoader;
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::structures::BoxList;
-use crate::utils::comm::{gather_bytes, get_world_size, synchronize};
+use crate::utils::comm::{enter, gather_bytes, get_world_size, main_process_works, synchronize, Phase};
 use crate::utils::progress::Progress;
 use crate::utils::timer::{time_str, Timer};
 
@@ -26,7 +26,7 @@ pub fn iou_types(cfg: &Config) -> Vec<IouType> {
 }
 
 /// Detects on every image, saves `predictions.pth` in `output_folder` (where given) and evaluates. The processes of a
-/// job share the images; rank 0 evaluates, the others get `None`.
+/// job share the images; rank 0 evaluates, the others wait and get `None`.
 ///
 /// # Errors
 /// An empty data set, an unreadable image, a result file that cannot be written, or a process that is lost.
@@ -44,6 +44,7 @@ pub fn inference(
     ensure!(!dataset.is_empty(), "{dataset_name} ({}) has no images to evaluate on", dataset.describe());
     let (mut total_timer, mut inference_timer) = (Timer::new(), Timer::new());
     total_timer.tic();
+    enter(Phase::Testing);
     let computed = compute_on_dataset(cfg, model, data_loader, device, &mut inference_timer)?;
     synchronize()?;
     total_timer.toc();
@@ -57,9 +58,23 @@ pub fn inference(
             seconds * devices as f64 / dataset.len() as f64
         );
     }
-    let Some(predictions) = accumulate_predictions(dataset, computed)? else { return Ok(None) };
+    enter(Phase::Gather);
+    let predictions = accumulate_predictions(dataset, computed)?;
+    enter(Phase::Evaluation);
+    main_process_works(&format!("evaluating {dataset_name}"), || {
+        let predictions = predictions.context("rank 0 has the predictions of all processes")?;
+        evaluate(cfg, dataset, &predictions, output_folder).with_context(|| format!("evaluating {dataset_name}"))
+    })
+}
+
+fn evaluate(
+    cfg: &Config,
+    dataset: &dyn Dataset,
+    predictions: &[BoxList],
+    output_folder: Option<&Path>,
+) -> Result<Results> {
     if let Some(folder) = output_folder {
-        save_predictions(&folder.join("predictions.pth"), &predictions)?;
+        save_predictions(&folder.join("predictions.pth"), predictions)?;
     }
     let options = EvaluationOptions {
         box_only: cfg.model.rpn_only && !cfg.model.retinanet_on,
@@ -68,8 +83,7 @@ pub fn inference(
         expected_results_sigma_tol: cfg.test.expected_results_sigma_tol as f64,
         output_folder: output_folder.map(Path::to_owned),
     };
-    let results = dataset.evaluator().evaluate(dataset, &predictions, &options);
-    results.with_context(|| format!("evaluating {dataset_name}")).map(Some)
+    dataset.evaluator().evaluate(dataset, predictions, &options)
 }
 
 /// The detections of this process's images on the CPU, with the images' numbers. `timer` measures the model alone.

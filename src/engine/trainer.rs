@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::data::{Batch, DataLoader};
 use crate::ffi::{Generator, Reducer};
 use crate::modeling::detector::{GeneralizedRcnn, Losses};
-use crate::utils::comm;
+use crate::utils::comm::{self, Phase};
 use crate::utils::metric_logger::MetricLogger;
 use crate::utils::miscellaneous::peak_memory_mib;
 use crate::utils::progress::Progress;
@@ -55,12 +55,16 @@ pub fn do_train(training: &Training) -> Result<()> {
     let begin = Instant::now();
     let mut end = Instant::now();
     let mut iteration = start;
-    for batch in data_loader.iter() {
-        let batch = batch?;
+    let mut batches = data_loader.iter();
+    while iteration < max_iter {
+        comm::begin_iteration(iteration + 1);
+        let Some(batch) = batches.next().transpose()? else { break };
         let data_time = end.elapsed().as_secs_f64();
         iteration += 1;
+        comm::enter(Phase::Forward);
         if let Some(reducer) = &mut reducer {
-            comm::explain("preparing an iteration", reducer.prepare_for_forward())?;
+            // In the second iteration the processes agree on new buckets.
+            comm::together("preparing an iteration", || reducer.prepare_for_forward())?;
         }
         let losses = losses(training, &batch)?;
         let values = loss_values(&losses);
@@ -78,7 +82,9 @@ pub fn do_train(training: &Training) -> Result<()> {
             meters.update(name, value);
         }
         state.lock().optimizer.zero_grad();
+        comm::enter(Phase::Backward);
         backward(&total(&losses), reducer.as_mut()).with_context(|| format!("iteration {iteration}"))?;
+        comm::enter(Phase::Update);
         state.step()?;
 
         meters.update("time", end.elapsed().as_secs_f64());
@@ -116,7 +122,10 @@ fn trained(state: &TrainingState) -> Vec<(String, Tensor)> {
 }
 
 /// Computes the gradients of `loss`; with a reducer, their means over the processes.
-fn backward(loss: &Tensor, reducer: Option<&mut Reducer>) -> Result<()> {
+///
+/// # Errors
+/// A process of the job is lost, or a parameter did not take part in the loss.
+pub fn backward(loss: &Tensor, reducer: Option<&mut Reducer>) -> Result<()> {
     let Some(reducer) = reducer else {
         loss.backward();
         return Ok(());
@@ -138,7 +147,8 @@ fn losses(training: &Training, batch: &Batch) -> Result<Losses> {
     training.model.losses(&images, &targets)
 }
 
-fn total(losses: &Losses) -> Tensor {
+/// The sum of all terms.
+pub fn total(losses: &Losses) -> Tensor {
     losses
         .iter()
         .map(|(_, loss)| loss.shallow_clone())
@@ -176,6 +186,7 @@ fn validate(training: &Training, data_loader_val: &DataLoader) -> Result<MetricL
     let random = Generator::default_cpu()?.state()?;
     let Training { cfg, model, device, .. } = training;
     inference(cfg, model, data_loader_val, "[Validation]", *device, None)?;
+    comm::enter(Phase::Testing);
     let (mut names, mut values): (Vec<String>, Vec<u8>) = Default::default();
     {
         let _no_grad = tch::no_grad_guard();
@@ -222,6 +233,7 @@ fn log_line(
 
 /// Saves a checkpoint, but not one with weights that are not finite: it would replace a good one as the newest.
 fn save(state: &TrainingState, name: &str, iteration: i64) -> Result<()> {
+    comm::enter(Phase::Checkpoint);
     {
         let completed = state.lock();
         for group in completed.optimizer.groups() {

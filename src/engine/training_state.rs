@@ -158,9 +158,7 @@ pub fn restored(loaded: &Loaded) -> Result<Option<Restored>> {
     let Some(state) = &loaded.training_state else { return Ok(None) };
     let read = || {
         let random = to_tensor(state.get("random")?.as_tensor()?).ok()?;
-        // libtorch crashes on a state that is a row of a larger tensor.
-        let rows = |states: Tensor| states.unbind(0).iter().map(Tensor::copy).collect();
-        let random = if random.dim() == 1 { vec![random] } else { rows(random) };
+        let random = if random.dim() == 1 { vec![random] } else { random.unbind(0) };
         let data = state.get("data")?.as_dict()?;
         let number = |key: &str| data.get(key)?.as_int();
         let data = LoaderState { seed: number("seed")? as u64, begun_at: number("begun_at")? as u64 };

@@ -282,6 +282,7 @@ extern "C" {
         parameters: *const *const C_tensor,
         names: *const *const c_char,
         len: usize,
+        on_computed: extern "C" fn(),
     ) -> c_int;
     pub fn mrb_reducer_free(error: *mut Error, reducer: *mut Reducer) -> c_int;
     pub fn mrb_reducer_prepare_for_forward(error: *mut Error, reducer: *mut Reducer) -> c_int;

@@ -150,6 +150,17 @@ mod tests {
     }
 
     #[test]
+    fn a_state_may_be_a_row_of_several() {
+        let states = [3u64, 4].map(|seed| Generator::new(seed).unwrap().state().unwrap());
+        let stacked = Tensor::stack(&states, 0);
+        for (row, seed) in stacked.unbind(0).iter().zip([3, 4]) {
+            let mut generator = Generator::new(0).unwrap();
+            generator.set_state(row).unwrap();
+            assert_eq!(generator.rand(5).unwrap(), Generator::new(seed).unwrap().rand(5).unwrap());
+        }
+    }
+
+    #[test]
     fn wrong_arguments_are_errors() {
         let mut generator = Generator::new(1).unwrap();
         assert!(generator.randperm(-1).is_err());

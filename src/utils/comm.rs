@@ -1,23 +1,28 @@
 //! The processes of a job and what they do together (the original's `utils/comm.py`). In a job of one process every
 //! function does what is left of its task then.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+mod heartbeat;
+mod phase;
+mod watchdog;
+
+pub use phase::{all_reduce_wait, begin_iteration, enter, iteration, Phase};
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use tch::Tensor;
 
+use self::heartbeat::{Heartbeat, Signs, SILENCE};
+use self::phase::{gradients_computed, waiting};
 use super::rendezvous::Topology;
-use crate::ffi::{ProcessGroup, Reducer, Store};
+use crate::ffi::{ProcessGroup, Reducer};
 
-/// Time between two signs of life.
-const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Time without one after which a process counts as lost.
-const SILENCE: Duration = Duration::from_millis(2500);
 /// Time that the host of the store gives the others to leave.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Time between two looks into the store.
+const POLL: Duration = Duration::from_millis(100);
 
 static JOB: Mutex<Option<Arc<Job>>> = Mutex::new(None);
 
@@ -25,9 +30,10 @@ static JOB: Mutex<Option<Arc<Job>>> = Mutex::new(None);
 struct Job {
     topology: Topology,
     group: ProcessGroup,
-    store: Arc<Store>,
-    ended: Arc<AtomicBool>,
-    heartbeat: Mutex<Option<JoinHandle<()>>>,
+    signs: Signs,
+    heartbeat: Mutex<Option<Heartbeat>>,
+    /// How often rank 0 has worked while the others waited.
+    works: AtomicUsize,
 }
 
 fn job() -> Option<Arc<Job>> {
@@ -35,11 +41,12 @@ fn job() -> Option<Arc<Job>> {
 }
 
 /// Meets the other processes of the job that the environment tells of; nothing happens for a job of one process.
-/// `local_rank` is what the command line says. `timeout` is for this and for every later collective operation.
+/// `local_rank` is what the command line says. `timeout` is for this and for every later collective operation; who
+/// keeps the others waiting longer than `slow_after` is named in the log.
 ///
 /// # Errors
 /// See [`Topology::from_env`] and [`Topology::meet`].
-pub fn init_process_group(local_rank: Option<usize>, timeout: Duration) -> Result<()> {
+pub fn init_process_group(local_rank: Option<usize>, timeout: Duration, slow_after: Option<Duration>) -> Result<()> {
     ensure!(!timeout.is_zero(), "the time to wait for other processes must be positive");
     let Some(topology) = Topology::from_env(|name| std::env::var(name).ok(), local_rank)? else {
         return Ok(());
@@ -47,52 +54,27 @@ pub fn init_process_group(local_rank: Option<usize>, timeout: Duration) -> Resul
     let mut place = JOB.lock().unwrap_or_else(PoisonError::into_inner);
     ensure!(place.is_none(), "this process belongs to a job already");
     let (store, group) = topology.meet(timeout)?;
-    let (store, ended) = (Arc::new(store), Arc::new(AtomicBool::new(false)));
-    let beating = (store.clone(), ended.clone(), alive_key(topology.rank));
-    let heartbeat = std::thread::Builder::new()
-        .name("heartbeat".into())
-        .spawn(move || {
-            let (store, ended, key) = beating;
-            // The host of the store may go before this process does.
-            while !ended.load(Ordering::Relaxed) && store.add(&key, 1).is_ok() {
-                std::thread::sleep(HEARTBEAT);
-            }
-        })
-        .context("cannot start the thread that gives signs of life")?;
-    *place = Some(Arc::new(Job { topology, group, store, ended, heartbeat: Mutex::new(Some(heartbeat)) }));
+    let signs = Signs { store: Arc::new(store), rank: topology.rank, world_size: topology.world_size };
+    let heartbeat = Mutex::new(Some(Heartbeat::start(signs.clone(), slow_after)?));
+    *place = Some(Arc::new(Job { topology, group, signs, heartbeat, works: AtomicUsize::new(0) }));
     Ok(())
 }
 
 /// Leaves the job, if there is one; the host of the store goes last. For the end of a program that has succeeded.
 pub fn destroy_process_group() {
     let Some(job) = JOB.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-    job.ended.store(true, Ordering::Relaxed);
     if let Some(heartbeat) = job.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        // It has nothing to report.
-        let _ = heartbeat.join();
+        heartbeat.stop();
     }
-    let Topology { rank, world_size, agent_store, .. } = job.topology;
-    if agent_store {
-        return;
-    }
-    if rank > 0 {
-        // Should the store be gone already, nobody waits for this.
-        let _ = job.store.set(&left_key(rank), b"");
-        return;
-    }
-    let deadline = Instant::now() + FAREWELL;
-    let is_here = |rank: usize| matches!(job.store.check(&left_key(rank)), Ok(false));
-    while (1..world_size).any(is_here) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    job.leave("");
+    job.say_goodbye(&[], FAREWELL);
 }
 
-fn alive_key(rank: usize) -> String {
-    format!("alive/{rank}")
-}
-
-fn left_key(rank: usize) -> String {
-    format!("left/{rank}")
+/// Tells the other processes why this one ends; for the end of a program that has failed.
+pub fn abandon(error: &str) {
+    if let Some(job) = job() {
+        job.leave(error);
+    }
 }
 
 /// Number of processes of the job.
@@ -131,32 +113,106 @@ pub fn explain<T>(what: &str, result: Result<T>) -> Result<T> {
         return result;
     }
     let Topology { rank, world_size, .. } = job.topology;
-    let cause = job.who_is_lost();
+    let cause = job.cause();
     result.with_context(|| format!("rank {rank} of {world_size}: {what} failed; {cause}"))
 }
 
+/// Does something that ends only when the other processes do it too.
+///
+/// # Errors
+/// Those of `operation`, as [`explain`] has them.
+pub fn together<T>(what: &str, operation: impl FnOnce() -> Result<T>) -> Result<T> {
+    explain(what, waiting(operation))
+}
+
 impl Job {
-    fn who_is_lost(&self) -> String {
-        let Topology { rank, world_size, .. } = self.topology;
-        let others = (0..world_size).filter(|&other| other != rank);
-        let lost = || -> Result<Vec<String>> {
-            // Who fails says so first, and is then silent without being lost.
-            self.store.set(&left_key(rank), b"")?;
-            let beats = |other| self.store.add(&alive_key(other), 0);
-            let before = others.map(|other| Ok((other, beats(other)?))).collect::<Result<Vec<_>>>()?;
-            std::thread::sleep(SILENCE);
-            let mut lost = Vec::new();
-            for (other, count) in before {
-                if beats(other)? == count && !self.store.check(&left_key(other))? {
-                    lost.push(other.to_string());
-                }
+    fn together<T>(&self, what: &str, operation: impl FnOnce(&ProcessGroup) -> Result<T>) -> Result<T> {
+        together(what, || operation(&self.group))
+    }
+
+    fn cause(&self) -> String {
+        // Who fails says so first, and is then silent without being lost.
+        self.leave("");
+        let signs = self.signs.clone();
+        let host = self.topology.host();
+        match within(SILENCE + FAREWELL, move || signs.cause()) {
+            Some(Ok(cause)) => {
+                self.say_goodbye(&cause.lost, SILENCE + FAREWELL);
+                cause.text
             }
-            Ok(lost)
-        };
-        match lost() {
-            Ok(lost) if lost.is_empty() => "no process is lost: see what the others say".into(),
-            Ok(lost) => format!("rank {} is lost", lost.join(", ")),
-            Err(_) => format!("{} is lost, and with it the store", self.topology.host()),
+            Some(Err(_)) => format!("{host} is lost, and with it the store"),
+            None => format!("{host}, which hosts the store, does not answer"),
+        }
+    }
+
+    fn leave(&self, error: &str) {
+        let (signs, error) = (self.signs.clone(), error.to_string());
+        // Should the store be gone, nobody waits for this.
+        let _ = within(SILENCE, move || signs.leave(&error));
+    }
+
+    /// This process needs the store no more; its host stays until all the others but `lost` have said so too.
+    fn say_goodbye(&self, lost: &[usize], limit: Duration) {
+        let key = |rank: usize| format!("goodbye/{rank}");
+        let Topology { rank, world_size, agent_store, .. } = self.topology;
+        let store = self.signs.store.clone();
+        if rank > 0 || agent_store {
+            // As above.
+            let _ = within(SILENCE, move || store.set(&key(rank), b""));
+            return;
+        }
+        let deadline = Instant::now() + limit;
+        let is_here = |rank: usize| !lost.contains(&rank) && matches!(store.check(&key(rank)), Ok(false));
+        while (1..world_size).any(is_here) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The result of what may never end; `None` after the limit.
+fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, receiver) = mpsc::channel();
+    let work = move || drop(sender.send(work()));
+    std::thread::Builder::new().name("store".into()).spawn(work).ok()?;
+    receiver.recv_timeout(limit).ok()
+}
+
+/// Rank 0 works alone; the others wait for it however long it takes, as long as it lives. Gives rank 0 the result, the
+/// others `None`.
+///
+/// # Errors
+/// Rank 0's work fails (it gets the error itself), or rank 0 is lost.
+pub fn main_process_works<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+    let Some(job) = job() else { return work().map(Some) };
+    let key = format!("work/{}", job.works.fetch_add(1, Ordering::Relaxed));
+    if job.topology.rank > 0 {
+        return together(what, || job.wait_for_main_process(&key)).map(|()| None);
+    }
+    let result = work();
+    let word: &[u8] = if result.is_ok() { b"done" } else { b"failed" };
+    explain(what, job.signs.store.set(&key, word))?;
+    result.map(Some)
+}
+
+impl Job {
+    fn wait_for_main_process(&self, key: &str) -> Result<()> {
+        let mut last = (None, Instant::now());
+        loop {
+            let (signs, wanted) = (self.signs.clone(), key.to_string());
+            let look = move || -> Result<_> { Ok((signs.value(&wanted)?, signs.beat(0)?)) };
+            let host = self.topology.host();
+            let (word, beat) = within(SILENCE + FAREWELL, look)
+                .with_context(|| format!("{host}, which hosts the store, does not answer"))??;
+            if let Some(word) = word {
+                ensure!(word == "done", "it failed in rank 0, which says why");
+                return Ok(());
+            }
+            if beat != last.0 {
+                last = (beat, Instant::now());
+            } else if last.1.elapsed() > SILENCE {
+                bail!("rank 0 gives no sign of life");
+            }
+            std::thread::sleep(POLL);
         }
     }
 }
@@ -167,7 +223,7 @@ impl Job {
 /// A process is lost or does not come within the timeout. This holds for every function below.
 pub fn synchronize() -> Result<()> {
     let Some(job) = job() else { return Ok(()) };
-    explain("waiting for all processes", job.group.barrier())
+    job.together("waiting for all processes", |group| group.barrier())
 }
 
 /// Makes the tensors of all processes those of rank 0, in place.
@@ -176,7 +232,16 @@ pub fn synchronize() -> Result<()> {
 /// See [`synchronize`].
 pub fn broadcast(tensors: &mut [Tensor]) -> Result<()> {
     let Some(job) = job() else { return Ok(()) };
-    explain("sending out rank 0's values", job.group.broadcast(tensors))
+    job.together("sending out rank 0's values", |group| group.broadcast(tensors))
+}
+
+/// Replaces the tensor by the sum of all processes' tensors, in place.
+///
+/// # Errors
+/// See [`synchronize`].
+pub fn all_reduce_sum(tensor: &mut Tensor) -> Result<()> {
+    let Some(job) = job() else { return Ok(()) };
+    job.together("adding up tensors", |group| group.all_reduce_sum(tensor))
 }
 
 /// Rank 0's number.
@@ -195,7 +260,7 @@ pub fn broadcast_number(number: u64) -> Result<u64> {
 /// See [`synchronize`].
 pub fn gather_bytes(bytes: Vec<u8>) -> Result<Option<Vec<Vec<u8>>>> {
     let Some(job) = job() else { return Ok(Some(vec![bytes])) };
-    explain("gathering results", job.group.gather_bytes(&bytes))
+    job.together("gathering results", |group| group.gather_bytes(&bytes))
 }
 
 /// All processes' tensors, which have the same shape, side by side (`[world size, ..]`) in rank 0; the tensor itself
@@ -205,7 +270,7 @@ pub fn gather_bytes(bytes: Vec<u8>) -> Result<Option<Vec<Vec<u8>>>> {
 /// See [`synchronize`].
 pub fn gather(tensor: Tensor) -> Result<Tensor> {
     let Some(job) = job() else { return Ok(tensor) };
-    Ok(explain("gathering states", job.group.gather(&tensor))?.unwrap_or(tensor))
+    Ok(job.together("gathering states", |group| group.gather(&tensor))?.unwrap_or(tensor))
 }
 
 /// The means of named values over the processes (the original's `reduce_loss_dict`), in the order given. They travel
@@ -219,7 +284,7 @@ pub fn reduce_dict(values: Vec<(&str, f64)>) -> Result<Vec<(&str, f64)>> {
     order.sort_by_key(|&i| values[i].0);
     let stacked: Vec<f64> = order.iter().map(|&i| values[i].1).collect();
     let mut stacked = Tensor::from_slice(&stacked);
-    explain("averaging the losses for the log", job.group.all_reduce_sum(&mut stacked))?;
+    job.together("averaging the losses for the log", |group| group.all_reduce_sum(&mut stacked))?;
     let sums: Vec<f64> = Vec::try_from(stacked)?;
     let mut means = values;
     for (&i, sum) in order.iter().zip(sums) {
@@ -234,7 +299,7 @@ pub fn reduce_dict(values: Vec<(&str, f64)>) -> Result<Vec<(&str, f64)>> {
 /// See [`synchronize`]; or the processes have different parameters.
 pub fn reducer(parameters: &[(String, Tensor)]) -> Result<Option<Reducer>> {
     let Some(job) = job() else { return Ok(None) };
-    explain("comparing parameters", Reducer::new(&job.group, parameters)).map(Some)
+    job.together("comparing parameters", |group| Reducer::new(group, parameters, gradients_computed)).map(Some)
 }
 
 #[cfg(test)]
@@ -243,15 +308,16 @@ mod tests {
 
     #[test]
     fn one_process_keeps_what_it_has() {
-        init_process_group(None, Duration::from_secs(1)).unwrap();
+        init_process_group(None, Duration::from_secs(1), None).unwrap();
         assert_eq!((get_rank(), get_world_size(), is_main_process(), describe()), (0, 1, true, None));
         synchronize().unwrap();
         assert_eq!(reduce_dict(vec![("loss", 2.0), ("a", 1.0)]).unwrap(), [("loss", 2.0), ("a", 1.0)]);
         assert_eq!(gather_bytes(vec![1, 2]).unwrap(), Some(vec![vec![1, 2]]));
         assert_eq!(gather(Tensor::from_slice(&[3i64])).unwrap(), Tensor::from_slice(&[3i64]));
+        assert_eq!(main_process_works("work", || Ok(7)).unwrap(), Some(7));
         assert_eq!(broadcast_number(u64::MAX).unwrap(), u64::MAX);
         assert!(reducer(&[]).unwrap().is_none());
-        assert!(init_process_group(None, Duration::ZERO).is_err());
+        assert!(init_process_group(None, Duration::ZERO, None).is_err());
         destroy_process_group();
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod collect_env;
 pub mod comm;
+pub mod fault;
 pub mod logger;
 pub mod metric_logger;
 pub mod miscellaneous;

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::support::{fails, root, shapes, succeeds};
+use super::jobs::launch;
+use super::support::{arguments, fails, root, shapes, succeeds};
 
 fn benchmark(options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_benchmark"));
@@ -68,6 +69,24 @@ fn noise_has_the_size_that_was_asked_for() {
     };
     let (small, large) = (gflop("64x64"), gflop("64x128"));
     assert!((large / small - 2.0).abs() < 0.01, "{small} and {large} GFLOP");
+}
+
+#[test]
+fn training_is_timed_with_two_processes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("report.json");
+    let mut command = launch(&[], &["benchmark", "--training", "3", "--warmup", "1", "--json"]);
+    command.arg(&file).args(arguments(folder.path(), &[], &["SOLVER.MAX_ITER", "100"]));
+    let text = succeeds(&mut command);
+    assert!(text.contains("2 processes, 1 threads and 1 images each, medians of 3 steps"), "{text}");
+    let report = report(&file);
+    let bytes = report["gradient_bytes"].as_f64().expect("a number");
+    // Each of two processes sends as much as it has; the machine's other traffic comes on top.
+    assert!(report["sent_bytes"].as_f64().is_some_and(|sent| sent >= bytes), "{report}");
+    assert!(report["hidden"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{report}");
+    for phase in ["data", "forward", "backward, averaging", "backward alone", "update", "all-reduce alone"] {
+        assert!(report["phases"][phase].as_f64().is_some_and(|seconds| seconds > 0.0), "{phase}: {report}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use maskrcnn_benchmark::checkpoint::load_weights;
@@ -15,27 +15,13 @@ use maskrcnn_benchmark::modeling::detector::build_detection_model;
 use maskrcnn_benchmark::solver::{make_lr_scheduler, make_optimizer};
 use tch::{Device, Tensor};
 
+use super::jobs::{ends, free_port, is_like_undisturbed, launch, member, two};
 use super::support::{arguments, different_tensors, fails, program, root, succeeds};
-
-/// `launch` with two processes of a program.
-fn launch(options: &[&str], command: &[&str]) -> Command {
-    let mut launch = Command::new(env!("CARGO_BIN_EXE_launch"));
-    launch.env("OMP_NUM_THREADS", "1").current_dir(root());
-    launch.args(["--nproc_per_node", "2"]).args(options).args(command);
-    launch
-}
-
-/// Two processes of one of our programs; see [`program`].
-fn two(name: &str, output: &Path, options: &[&str], overrides: &[&str]) -> Command {
-    let mut launch = launch(&[], &[name]);
-    launch.args(["--dist-timeout", "60"]).args(arguments(output, options, overrides));
-    launch
-}
 
 /// The weights after `iterations` of one process that runs the batches of both ranks in turn, each with the random
 /// numbers that it would have, and averages the gradients.
-fn in_turn(output: &Path, seed: u64, iterations: usize) -> Vec<(String, Tensor)> {
-    let overrides = arguments(output, &[], &[]).split_off(2);
+fn in_turn(output: &Path, seed: u64, overrides: &[&str], iterations: usize) -> Vec<(String, Tensor)> {
+    let overrides = arguments(output, &[], overrides).split_off(2);
     let config = root().join("tests/programs/tiny.yaml");
     let cfg = Config::load(Some(&config), &overrides).expect("the tiny configuration");
     let registries = Registries::default();
@@ -87,11 +73,12 @@ fn two_processes_train_like_one_that_averages_and_go_on_exactly() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     let seed = ["--seed", "5", "--skip-test"];
-    let text = succeeds(&mut two("train_net", &whole, &seed, &[]));
+    let length = ["SOLVER.MAX_ITER", "20", "SOLVER.STEPS", "(15,)", "SOLVER.CHECKPOINT_PERIOD", "10"];
+    let text = succeeds(&mut two("train_net", &whole, &seed, &length));
     assert!(text.contains("Using 2 processes") && text.contains("rank 0 of 2 (local rank 0"), "{text}");
     assert!(!text.contains("[rank 1]"), "only rank 0 logs: {text}");
 
-    let expected = in_turn(&whole, 5, 4);
+    let expected = in_turn(&whole, 5, &length, 20);
     let trained = Parameters::new(Device::Cpu);
     let config = root().join("tests/programs/tiny.yaml");
     let cfg = Config::load(Some(&config), &[]).expect("the tiny configuration");
@@ -106,15 +93,15 @@ fn two_processes_train_like_one_that_averages_and_go_on_exactly() {
     }
     assert!(moved > 50, "only {moved} tensors");
 
-    // Stopped after two iterations, the run goes on with the random numbers of both processes.
-    succeeds(&mut two("train_net", &parts, &seed, &["SOLVER.MAX_ITER", "2"]));
-    let log = succeeds(&mut two("train_net", &parts, &["--skip-test"], &[]));
-    assert!(log.contains("Continuing after iteration 2, exactly as a run that never stopped"), "{log}");
+    // Stopped after ten iterations, the run goes on with the random numbers of both processes.
+    succeeds(&mut two("train_net", &parts, &seed, &[&length[2..], &["SOLVER.MAX_ITER", "10"]].concat()));
+    let log = succeeds(&mut two("train_net", &parts, &["--skip-test"], &length));
+    assert!(log.contains("Continuing after iteration 10, exactly as a run that never stopped"), "{log}");
     let (a, b) = (whole.join("model_final.pth"), parts.join("model_final.pth"));
     for key in ["model", "optimizer", "training_state"] {
         assert_eq!(different_tensors(&a, &b, key), [""; 0], "{key}");
     }
-    let log = succeeds(&mut program("train_net", &parts, &["--skip-test"], &["SOLVER.MAX_ITER", "5"]));
+    let log = succeeds(&mut program("train_net", &parts, &["--skip-test"], &["SOLVER.MAX_ITER", "21"]));
     assert!(log.contains("the run so far had 2 processes, now there are 1"), "{log}");
 
     // Testing: each process sees one image at a time, as one process alone.
@@ -130,6 +117,19 @@ fn two_processes_train_like_one_that_averages_and_go_on_exactly() {
 }
 
 #[test]
+fn validation_during_training_does_not_change_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = ["--seed", "5", "--skip-test"];
+    let log = succeeds(&mut two("train_net", folder.path(), &options, &["SOLVER.TEST_PERIOD", "2"]));
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("[Validation]:")).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    for (line, iteration) in lines.iter().zip([2, 4]) {
+        assert!(line.contains(&format!("iter: {iteration} ")) && line.contains("loss_mask: "), "{line}");
+    }
+    is_like_undisturbed(folder.path());
+}
+
+#[test]
 fn an_indivisible_batch_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = two("train_net", folder.path(), &[], &["SOLVER.IMS_PER_BATCH", "3"]).output().expect("launch");
@@ -138,43 +138,18 @@ fn an_indivisible_batch_is_refused() {
     assert!(error.contains("SOLVER.IMS_PER_BATCH (3) must be divisible by the number of processes (2)"), "{error}");
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
-
-/// One process of a job of two, without a launcher.
-fn member(rank: usize, port: u16, output: &Path, options: &[&str], overrides: &[&str]) -> Command {
-    let mut command = program("train_net", output, options, overrides);
-    command.env("GLOO_SOCKET_IFNAME", "lo").env("WORLD_SIZE", "2").env("RANK", rank.to_string());
-    command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-    command
-}
-
 #[test]
 fn who_does_not_come_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (port, options) = (free_port(), ["--dist-timeout", "1"]);
-    let error = fails(&mut member(0, port, folder.path(), &options, &[]), 1);
+    let error = fails(&mut member("train_net", 0, port, folder.path(), &options, &[]), 1);
     assert!(error.contains(&format!("rank 0 of 2, store at 127.0.0.1:{port}")), "{error}");
     assert!(error.contains("waited 1s for rank 1, which did not come"), "{error}");
-    let error = fails(&mut member(1, port, folder.path(), &options, &[]), 1);
+    let error = fails(&mut member("train_net", 1, port, folder.path(), &options, &[]), 1);
     assert!(error.contains(&format!("for the store at 127.0.0.1:{port}, which rank 0 hosts")), "{error}");
     let _taken = TcpListener::bind(("0.0.0.0", port)).expect("the port is free again");
-    let error = fails(&mut member(0, port, folder.path(), &options, &[]), 1);
+    let error = fails(&mut member("train_net", 0, port, folder.path(), &options, &[]), 1);
     assert!(error.contains(&format!("cannot host the store at 127.0.0.1:{port}")), "{error}");
-}
-
-/// The output of a process that must end within a minute.
-fn ends(mut child: Child) -> Output {
-    let begin = Instant::now();
-    while child.try_wait().expect("its status").is_none() {
-        if begin.elapsed() > Duration::from_secs(60) {
-            child.kill().expect("an end");
-            panic!("the process did not end by itself");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    child.wait_with_output().expect("its output")
 }
 
 /// torchrun's contract, with the store in this process; then one of the two is killed.
@@ -186,7 +161,8 @@ fn an_agents_store_is_used_and_a_lost_process_is_named() {
     let overrides = ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000"];
     let report = output.join("error.json");
     let [first, mut second] = [0, 1].map(|rank| {
-        let mut command = member(rank, agent.port(), output, &["--seed", "5", "--dist-timeout", "60"], &overrides);
+        let mut command =
+            member("train_net", rank, agent.port(), output, &["--seed", "5", "--dist-timeout", "60"], &overrides);
         command.env("TORCHELASTIC_USE_AGENT_STORE", "True").env("TORCHELASTIC_RUN_ID", "test");
         command.env("TORCHELASTIC_RESTART_COUNT", "0").env("TORCHELASTIC_ERROR_FILE", &report);
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train_net")

@@ -1,0 +1,210 @@
+//! Processes of a job that are killed, late or stopped at any point. The points are those of `src/utils/fault.rs`.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use super::jobs::{ends, free_port, is_like_undisturbed, launch, member, two, undisturbed};
+use super::support::{arguments, entry, last_checkpoint, succeeds};
+
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+/// Two members of a job under `MRB_FAULT`, with their output caught.
+fn start(fault: &str, output: &Path, options: &[&str], overrides: &[&str]) -> [Child; 2] {
+    let port = free_port();
+    [0, 1].map(|rank| {
+        let mut command = member("train_net", rank, port, output, &[&["--seed", "5"], options].concat(), overrides);
+        command.env("MRB_FAULT", fault).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("train_net")
+    })
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// One rank is killed at a point; the other must end by itself with an error that names it, and the checkpoint of
+/// `iteration` must be whole.
+fn survives(victim: usize, point: &str, at: i64, iteration: i64) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path();
+    let fault = format!("{victim}:{point}:{at}:kill");
+    let ended = start(&fault, output, &["--dist-timeout", "60"], &[]).map(ends);
+    let (killed, other) = (&ended[victim], &ended[1 - victim]);
+    let error = stderr(other);
+    assert_eq!(killed.status.signal(), Some(SIGKILL), "{}\n{error}", stderr(killed));
+    assert_eq!(other.status.code(), Some(1), "{error}");
+    assert!(error.contains(&format!("error: [rank {}] ", 1 - victim)), "{error}");
+    assert!(error.contains(&format!("rank {victim} is lost")), "{error}");
+    assert_eq!(entry(&last_checkpoint(output), "iteration").as_int(), Some(iteration));
+}
+
+#[test]
+fn a_process_killed_while_it_loads_data_is_named() {
+    survives(1, "data loading", 3, 2);
+}
+
+#[test]
+fn a_process_killed_in_the_forward_pass_is_named() {
+    survives(0, "forward", 4, 2);
+}
+
+#[test]
+fn a_process_killed_in_the_all_reduce_is_named() {
+    survives(1, "all-reduce", 3, 2);
+}
+
+#[test]
+fn a_process_killed_while_it_writes_a_checkpoint_leaves_the_one_before() {
+    survives(0, "checkpoint file", 4, 2);
+}
+
+#[test]
+fn a_process_killed_before_its_detections_are_gathered_is_named() {
+    survives(1, "gather", 4, 4);
+}
+
+#[test]
+fn a_process_killed_while_it_evaluates_is_named() {
+    survives(0, "evaluation", 4, 4);
+}
+
+/// Three processes, of which the host of the store must not leave before the third knows as well.
+#[test]
+fn all_the_others_name_the_one_that_is_lost() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let port = free_port();
+    let processes = [0, 1, 2].map(|rank| {
+        let overrides = ["SOLVER.IMS_PER_BATCH", "3", "TEST.IMS_PER_BATCH", "3"];
+        let mut command = member("train_net", rank, port, folder.path(), &["--seed", "5"], &overrides);
+        command.env("WORLD_SIZE", "3").env("MRB_FAULT", "1:backward:2:kill");
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train_net")
+    });
+    let ended = processes.map(ends);
+    for rank in [0, 2] {
+        let error = stderr(&ended[rank]);
+        assert!(error.contains(&format!("error: [rank {rank}] ")) && error.contains("rank 1 is lost"), "{error}");
+    }
+}
+
+#[test]
+fn a_process_that_fails_tells_the_others_why() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let port = free_port();
+    let processes = [&[] as &[&str], &["DATASETS.TRAIN", "('nowhere',)"]].map(|overrides| {
+        let rank = usize::from(!overrides.is_empty());
+        let mut command = member("train_net", rank, port, folder.path(), &["--seed", "5"], overrides);
+        command.env("TORCHELASTIC_ERROR_FILE", folder.path().join(format!("error{rank}.json")));
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train_net")
+    });
+    let errors = processes.map(ends).map(|output| stderr(&output));
+    assert!(errors[1].contains("error: [rank 1] ") && errors[1].contains("nowhere"), "{}", errors[1]);
+    assert!(errors[0].contains("rank 1 has failed: ") && errors[0].contains("nowhere"), "{}", errors[0]);
+    let report = std::fs::read(folder.path().join("error1.json")).expect("the file for the agent");
+    let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+    assert!(report["message"]["message"].as_str().is_some_and(|text| text.contains("nowhere")), "{report}");
+    let time = report["message"]["extraInfo"]["timestamp"].as_str().and_then(|text| text.parse::<u64>().ok());
+    assert!(time.is_some_and(|seconds| seconds > 1_600_000_000), "{report}");
+}
+
+#[test]
+fn processes_with_different_checkpoints_do_not_train_together() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (port, options) = (free_port(), ["--seed", "5", "--skip-test"]);
+    let outputs = [undisturbed(), folder.path()];
+    let processes = [0, 1].map(|rank| {
+        let mut command = member("train_net", rank, port, outputs[rank], &options, &["SOLVER.MAX_ITER", "5"]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train_net")
+    });
+    let errors = processes.map(ends).map(|output| stderr(&output));
+    assert!(
+        errors[1].contains("rank 0 goes on after iteration 4, rank 1 after iteration 0: OUTPUT_DIR"),
+        "{}",
+        errors[1]
+    );
+    assert!(errors[0].contains("rank 1 has failed: rank 0 goes on after iteration 4"), "{}", errors[0]);
+}
+
+#[test]
+fn the_watchdog_names_a_late_process() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = ["--skip-test", "--slow-after", "1"];
+    let ended = start("1:forward:2:sleep=7", folder.path(), &options, &[]).map(ends);
+    let log = String::from_utf8_lossy(&ended[0].stdout).into_owned();
+    assert!(ended.iter().all(|output| output.status.success()), "{log}\n{}", stderr(&ended[0]));
+    let line = log.lines().find(|line| line.contains("waited ")).unwrap_or_else(|| panic!("no warning: {log}"));
+    assert!(line.contains("maskrcnn_benchmark.utils.comm") && line.contains(" WARNING: "), "{line}");
+    assert!(line.ends_with("rank 1 is late (iteration 2, forward)"), "{line}");
+}
+
+#[test]
+fn the_watchdog_of_the_others_names_rank_0() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = ["--skip-test", "--slow-after", "1"];
+    let ended = start("0:backward:3:sleep=7", folder.path(), &options, &[]).map(ends);
+    let error = stderr(&ended[1]);
+    assert!(ended.iter().all(|output| output.status.success()), "{error}");
+    assert!(error.contains("[rank 1] WARNING: waited "), "{error}");
+    assert!(error.contains("rank 0 is late (iteration 3, backward)"), "{error}");
+    is_like_undisturbed(folder.path());
+}
+
+#[test]
+fn a_process_that_is_too_late_is_named_by_the_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = ["--skip-test", "--dist-timeout", "5"];
+    let [first, mut second] = start("1:forward:2:sleep=60", folder.path(), &options, &[]);
+    let error = stderr(&ends(first));
+    second.kill().and_then(|()| second.wait()).expect("an end");
+    assert!(error.contains("no process is lost, but rank 1 is late (iteration 2, forward)"), "{error}");
+}
+
+/// `launch` starts all again once; the end is that of a run that was not disturbed.
+fn goes_on(fault: &str) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = launch(&["--max-restarts", "1"], &["train_net", "--dist-timeout", "60"]);
+    command.args(arguments(folder.path(), &["--seed", "5", "--skip-test"], &[])).env("MRB_FAULT", fault);
+    let log = succeeds(&mut command);
+    assert!(log.contains("exactly as a run that never stopped"), "{log}");
+    is_like_undisturbed(folder.path());
+}
+
+#[test]
+fn a_restarted_job_ends_as_if_no_process_had_been_killed() {
+    goes_on("1:all-reduce:4:kill");
+}
+
+#[test]
+fn a_restarted_job_goes_on_from_the_checkpoint_before_a_torn_one() {
+    goes_on("0:checkpoint file:4:kill");
+}
+
+#[test]
+fn sigterm_to_the_launcher_saves_and_stops_all() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path();
+    let overrides = ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000"];
+    let mut command = two("train_net", output, &["--seed", "5", "--skip-test"], &overrides);
+    let launcher = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("launch");
+    let log = || std::fs::read_to_string(output.join("log.txt")).unwrap_or_default();
+    let begin = Instant::now();
+    while !log().contains("iter: 20 ") && begin.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let status = Command::new("kill").args(["-TERM", &launcher.id().to_string()]).status().expect("kill");
+    assert!(status.success());
+    // The launcher ends after all of its processes, which hold its pipes.
+    let ended = ends(launcher);
+    let error = stderr(&ended);
+    assert_eq!(ended.status.code(), Some(128 + SIGTERM), "{}\n{error}", log());
+    assert!(error.contains("SIGTERM: all processes have been stopped"), "{error}");
+    let file = last_checkpoint(output);
+    let iteration = entry(&file, "iteration").as_int().expect("an iteration");
+    assert!(iteration >= 20 && log().contains("SIGTERM: stopped; the next start goes on from"), "{}", log());
+
+    let end = (iteration + 1).to_string();
+    let log = succeeds(&mut two("train_net", output, &["--skip-test"], &["SOLVER.MAX_ITER", &end]));
+    assert!(log.contains(&format!("Continuing after iteration {iteration}, exactly")), "{log}");
+}
