@@ -52,6 +52,10 @@ fn main() {
     if let Some(toolkit) = &toolkit {
         build.define("MRB_WITH_CUDA", None).flag(format!("-isystem{}", toolkit.include().display()));
         build.objects(toolkit.compile(&kernels));
+        if let Some(folder) = toolkit.compile_nccl(libtorch) {
+            build.define("MRB_WITH_NCCL", None);
+            println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
+        }
     }
     build.compile("mrb_csrc");
 
@@ -94,12 +98,13 @@ fn is_cuda_wrapper(path: &Path) -> bool {
     path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("_cuda"))
 }
 
-/// Every C++ and CUDA source below `folder`, but for what lets kernels be tested on the host.
+/// Every C++ and CUDA source below `folder`, but for what lets kernels be tested on the host and for the library of its
+/// own that knows NCCL.
 fn collect_sources(folder: &Path, sources: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("csrc can be listed") {
         let path = entry.expect("csrc can be listed").path();
         if path.is_dir() {
-            if !path.ends_with("cuda/emulation") {
+            if !path.ends_with("cuda/emulation") && !path.ends_with("distributed/nccl") {
                 collect_sources(&path, sources);
             }
         } else if has_extension(&path, "cpp") || has_extension(&path, "cu") {

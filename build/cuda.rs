@@ -154,6 +154,28 @@ impl Toolkit {
         assert!(status.success(), "nvcc failed on {} ({status}): {command:?}", source.display());
     }
 
+    /// Compiles csrc/distributed/nccl to `libmrb_nccl.so`, where the headers of NCCL and of the libraries that libtorch's
+    /// own headers name are there, and returns its folder. Its symbols are found when libtorch_cuda has been opened.
+    pub fn compile_nccl(&self, libtorch: &Path) -> Option<PathBuf> {
+        let nccl = [libtorch.join("../nvidia/nccl/include"), self.include(), "/usr/include".into()];
+        let nccl = nccl.iter().find(|folder| folder.join("nccl.h").exists())?;
+        let needed = ["cublas_v2.h", "cusolverDn.h", "cusparse.h"];
+        if !needed.iter().all(|header| self.include().join(header).exists()) {
+            return None;
+        }
+        let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+        let include = libtorch.join("include");
+        let mut command = cc::Build::new().cpp(true).std("c++17").opt_level(2).debug(false).get_compiler().to_command();
+        command.args(["-shared", "-fPIC", "-D_GLIBCXX_USE_CXX11_ABI=1", "-DNDEBUG", "-DMRB_WITH_CUDA", "-Icsrc"]);
+        for folder in [&include, &include.join("torch/csrc/api/include"), &self.include(), nccl] {
+            command.arg("-isystem").arg(folder);
+        }
+        command.arg("csrc/distributed/nccl/backend.cpp").arg("-o").arg(out.join("libmrb_nccl.so"));
+        let status = command.status().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        assert!(status.success(), "the library for NCCL does not compile ({status}): {command:?}");
+        Some(out)
+    }
+
     /// Links what goes into every program: the static runtime and libtorch's thin CUDA library. libtorch_cuda itself is
     /// opened when CUDA is asked for (csrc/runtime/cuda.cpp), so that programs start where it cannot be.
     pub fn link(&self) {

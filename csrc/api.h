@@ -131,6 +131,9 @@ int mrb_store_check(mrb_error* error, bool* is_there, const mrb_store* store, co
 // All processes of a group call the functions below in the same order.
 int mrb_process_group_gloo(mrb_error* error, mrb_process_group** group, const mrb_store* store, int64_t rank,
                            int64_t world_size, int64_t timeout_ms);
+// Lets the group handle CUDA tensors, over NCCL; after `mrb_cuda_open`, and once the process has chosen its device.
+int mrb_process_group_add_nccl(mrb_error* error, const mrb_process_group* group, const mrb_store* store, int64_t rank,
+                               int64_t world_size, int64_t timeout_ms);
 void mrb_process_group_free(mrb_process_group* group);
 int mrb_barrier(mrb_error* error, const mrb_process_group* group);
 // In place.

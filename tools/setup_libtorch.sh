@@ -103,7 +103,7 @@ wanted = ("torch/lib/", "torch/include/", "torch/share/", "torch/version.py", "n
 root = sys.argv[1] + "/root"
 for wheel in sorted(glob.glob(sys.argv[1] + "/wheels/*.whl")):
     with zipfile.ZipFile(wheel) as archive:  # extraction checks every file's CRC
-        names = [name for name in archive.namelist() if name.startswith(wanted) or name.endswith("LICENSE")]
+        names = [name for name in archive.namelist() if name.startswith(wanted) or name.endswith(("LICENSE", "dist-info/METADATA"))]
         archive.extractall(root, names)
         for name in names:  # which leaves the permissions out
             if archive.getinfo(name).external_attr >> 16 & 0o100:
@@ -151,30 +151,53 @@ fetch_nvcc() {
     rm -rf "$work"
 }
 
-# A copy of libtorch (hard links) with all NVIDIA libraries and nvcc beside it, where its run path looks for them.
+# The packages of NVIDIA's libraries with the versions that the torch wheel in $1 asks for, one per line. Most of them are
+# extras of the package cuda-toolkit, which holds nothing but their versions.
+nvidia_packages() {
+    python3 - "$1"/torch-*.dist-info/METADATA "$work/toolkit" "${platforms[@]}" <<'PY'
+import glob, re, subprocess, sys, zipfile
+
+metadata, folder, *platforms = sys.argv[1:]
+
+
+def requirements(text):
+    """Name, extras, version and condition of each requirement that pins a version."""
+    return re.findall(r"^Requires-Dist: ([\w.-]+)(?:\[([\w,]+)\])?==([^;\s]+)(.*)$", text, re.M)
+
+
+for name, extras, version, _ in requirements(open(metadata, encoding="utf-8").read()):
+    if name.startswith("nvidia-"):
+        print(f"{name}=={version}")
+    elif name == "cuda-toolkit":
+        download = ["pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", *platforms]
+        subprocess.run([sys.executable, "-m", *download, "--dest", folder, f"{name}=={version}"], check=True)
+        with zipfile.ZipFile(glob.glob(folder + "/*.whl")[0]) as wheel:
+            inner = next(n for n in wheel.namelist() if n.endswith("dist-info/METADATA"))
+            listed = requirements(wheel.read(inner).decode())
+        for library, _, pinned, condition in listed:
+            extra = re.search(r"extra == '([\w-]+)'", condition)
+            if extra and extra[1] in extras.split(","):
+                print(f"{library}=={pinned}")
+PY
+}
+
+# libtorch once more (hard links where possible) with all NVIDIA libraries, nvcc and compute-sanitizer beside it, where its
+# run path looks for them.
 fetch_cuda() {
     [ ! -x "$home_cuda/nvidia/cu13/bin/nvcc" ] || return 0
-    fetch_libtorch
     open_work "CUDA for libtorch" 8000
     echo "Fetching NVIDIA's libraries and nvcc $cuda (about 2.5 GB) ..."
-    # pip resolves what the torch wheel asks for from its metadata alone.
-    python3 -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed "${platforms[@]}" \
-        --target "$work/none" --report "$work/report.json" "torch==$version" "${nvcc_packages[@]}"
+    if [ -z "$(fault "$home/torch")" ] && ls "$home"/torch-*.dist-info/METADATA >/dev/null 2>&1; then
+        cp -al "$home" "$work/root"
+        # Nothing is written through a link into the other copy.
+        rm -rf "$work/root/nvidia" "$work/root/torch/build-version"
+    else
+        unpack "torch==$version"
+    fi
     local packages
-    mapfile -t packages < <(python3 - "$work/report.json" <<'PY'
-import json, sys
-
-for item in json.load(open(sys.argv[1]))["install"]:
-    name, version = item["metadata"]["name"], item["metadata"]["version"]
-    if name.lower().startswith("nvidia-"):
-        print(f"{name}=={version}")
-PY
-    )
-    [ "${#packages[@]}" -gt 5 ] || { echo "pip does not say which NVIDIA packages torch $version needs." >&2; exit 1; }
-    cp -al "$home" "$work/root"
-    # Unpacking writes over files of its own only, never through a link into the CPU installation.
-    rm -rf "$work/root/nvidia" "$work/root/torch/build-version"
-    unpack "${packages[@]}"
+    mapfile -t packages < <(nvidia_packages "$work/root" | sort -u)
+    [ "${#packages[@]}" -gt 9 ] || { echo "The torch wheel does not say which NVIDIA packages it needs." >&2; exit 1; }
+    unpack "${packages[@]}" "nvidia-cuda-sanitizer-api==$cuda.*" "${nvcc_packages[@]}"
     echo "$version" >"$work/root/torch/build-version"
     put_in_place "$home_cuda" nvidia/cu13/bin/nvcc
     rm -rf "$work"

@@ -253,6 +253,14 @@ extern "C" {
         world_size: i64,
         timeout_ms: i64,
     ) -> c_int;
+    pub fn mrb_process_group_add_nccl(
+        error: *mut Error,
+        group: *const ProcessGroup,
+        store: *const Store,
+        rank: i64,
+        world_size: i64,
+        timeout_ms: i64,
+    ) -> c_int;
     pub fn mrb_process_group_free(group: *mut ProcessGroup);
     pub fn mrb_barrier(error: *mut Error, group: *const ProcessGroup) -> c_int;
     pub fn mrb_all_reduce_sum(error: *mut Error, group: *const ProcessGroup, tensor: *const C_tensor) -> c_int;

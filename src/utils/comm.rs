@@ -34,6 +34,7 @@ struct Job {
     heartbeat: Mutex<Option<Heartbeat>>,
     /// How often rank 0 has worked while the others waited.
     works: AtomicUsize,
+    has_nccl: AtomicBool,
 }
 
 fn job() -> Option<Arc<Job>> {
@@ -56,7 +57,20 @@ pub fn init_process_group(local_rank: Option<usize>, timeout: Duration, slow_aft
     let (store, group) = topology.meet(timeout)?;
     let signs = Signs { store: Arc::new(store), rank: topology.rank, world_size: topology.world_size };
     let heartbeat = Mutex::new(Some(Heartbeat::start(signs.clone(), slow_after)?));
-    *place = Some(Arc::new(Job { topology, group, signs, heartbeat, works: AtomicUsize::new(0) }));
+    let (works, has_nccl) = (AtomicUsize::new(0), AtomicBool::new(false));
+    *place = Some(Arc::new(Job { topology, group, signs, heartbeat, works, has_nccl }));
+    Ok(())
+}
+
+/// Lets the job exchange tensors on CUDA, over NCCL, once the process has chosen its GPU; nothing happens in a job of one
+/// process. `timeout` is for each collective operation.
+///
+/// # Errors
+/// This program was built without NCCL; or see [`synchronize`].
+pub fn add_nccl(timeout: Duration) -> Result<()> {
+    let Some(job) = job() else { return Ok(()) };
+    explain("preparing NCCL", job.group.add_nccl(&job.signs.store, timeout))?;
+    job.has_nccl.store(true, Ordering::Relaxed);
     Ok(())
 }
 
@@ -97,9 +111,10 @@ pub fn describe() -> Option<String> {
     let job = job()?;
     let Topology { rank, local_rank, world_size, master_addr, master_port, source, .. } = &job.topology;
     let host = job.topology.host();
+    let backend = if job.has_nccl.load(Ordering::Relaxed) { "NCCL (CPU: Gloo)" } else { "Gloo" };
     Some(format!(
         "rank {rank} of {world_size} (local rank {local_rank}, from {source}), store at {master_addr}:{master_port} \
-         hosted by {host}, backend Gloo"
+         hosted by {host}, backend {backend}"
     ))
 }
 

@@ -34,6 +34,20 @@ impl ProcessGroup {
         Ok(Self { handle, rank, world_size })
     }
 
+    /// Lets the group handle tensors on CUDA as well, over NCCL: once CUDA is open and this process has chosen its GPU, in
+    /// all processes.
+    ///
+    /// # Errors
+    /// This program was built without NCCL, or NCCL's own words.
+    pub fn add_nccl(&self, store: &Store, timeout: Duration) -> Result<()> {
+        let (rank, size) = (i64::try_from(self.rank)?, i64::try_from(self.world_size)?);
+        let (group, store) = (self.handle.as_ptr(), store.handle.as_ptr());
+        // SAFETY: all pointers are valid for the call; the group counts its own reference to the store.
+        call(|error| unsafe {
+            raw::mrb_process_group_add_nccl(error, group, store, rank, size, milliseconds(timeout))
+        })
+    }
+
     pub fn rank(&self) -> usize {
         self.rank
     }
