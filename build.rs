@@ -54,6 +54,7 @@ fn main() {
         build.objects(toolkit.compile(&kernels));
         if let Some(folder) = toolkit.compile_nccl(libtorch) {
             build.define("MRB_WITH_NCCL", None);
+            println!("cargo:rustc-cfg=mrb_nccl");
             println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
         }
     }
@@ -66,6 +67,7 @@ fn main() {
     if let Some(toolkit) = &toolkit {
         toolkit.link();
     }
+    println!("cargo:rustc-check-cfg=cfg(mrb_nccl)");
     let architectures = toolkit.as_ref().map_or("", |toolkit| toolkit.architectures());
     println!("cargo:rustc-env=MRB_CUDA_ARCHITECTURES={architectures}");
     println!("cargo:rustc-env=MRB_LIBTORCH_VERSION={}", libtorch_version(libtorch));

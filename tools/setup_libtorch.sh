@@ -89,7 +89,7 @@ open_work() {
 }
 
 platforms=(--only-binary=:all: --python-version 3.11 --implementation cp)
-for glibc in 28 27 26 25 24 17; do platforms+=(--platform "manylinux_2_${glibc}_x86_64"); done
+for glibc in $(seq 28 -1 17); do platforms+=(--platform "manylinux_2_${glibc}_x86_64"); done
 platforms+=(--platform manylinux2014_x86_64)
 
 # Unpacks the wheels of the given packages into $work/root.

@@ -7,7 +7,7 @@ mod watchdog;
 
 pub use phase::{all_reduce_wait, begin_iteration, enter, iteration, Phase};
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 

@@ -66,6 +66,17 @@ extern "C" fn count_computed() {
 }
 
 #[test]
+fn a_program_without_nccl_says_so() {
+    if cfg!(mrb_nccl) {
+        return; // tests/areas/cuda uses it
+    }
+    let store = Store::host("127.0.0.1", 0, TIMEOUT).unwrap();
+    let group = ProcessGroup::gloo(&store, 0, 1, TIMEOUT).unwrap();
+    let error = group.add_nccl(&store, TIMEOUT).unwrap_err().to_string();
+    assert!(error.contains("built without NCCL"), "{error}");
+}
+
+#[test]
 fn gradients_are_averaged_in_every_iteration() {
     two(|group| {
         let weight = Tensor::from_slice(&[1f32, 2.0]).set_requires_grad(true);

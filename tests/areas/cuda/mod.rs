@@ -1,5 +1,6 @@
 //! What needs an NVIDIA GPU. Without one every test here prints `SKIPPED` and why; `tools/gpu_check.sh` runs them where one is.
 
+mod nccl;
 mod roi_and_nms;
 
 use maskrcnn_benchmark::engine::device::parse_device;
