@@ -52,6 +52,9 @@ impl Program {
             cfg.dtype
         );
         comm::init_process_group(distributed.local_rank, distributed.timeout(), distributed.slow_after())?;
+        if device.is_cuda() {
+            comm::add_nccl(distributed.timeout())?;
+        }
         let output_dir = (!cfg.output_dir.is_empty()).then(|| PathBuf::from(&cfg.output_dir));
         if let Some(dir) = &output_dir {
             mkdir(dir).context("OUTPUT_DIR")?;

@@ -43,9 +43,7 @@ impl ProcessGroup {
         let (rank, size) = (i64::try_from(self.rank)?, i64::try_from(self.world_size)?);
         let (group, store) = (self.handle.as_ptr(), store.handle.as_ptr());
         // SAFETY: all pointers are valid for the call; the group counts its own reference to the store.
-        call(|error| unsafe {
-            raw::mrb_process_group_add_nccl(error, group, store, rank, size, milliseconds(timeout))
-        })
+        call(|error| unsafe { raw::mrb_process_group_add_nccl(error, group, store, rank, size, milliseconds(timeout)) })
     }
 
     pub fn rank(&self) -> usize {
