@@ -59,6 +59,7 @@ pub struct CudaDevice {
 }
 
 /// `mrb_deform_conv_geometry`; see [`crate::layers::dcn::DeformConvGeometry`].
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct DeformConvGeometry {
     pub stride_h: i64,
@@ -72,6 +73,7 @@ pub struct DeformConvGeometry {
 }
 
 /// `mrb_deform_roi_pool_geometry`; see [`crate::layers::dcn::DeformRoIPoolingConfig`].
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct DeformRoiPoolGeometry {
     pub spatial_scale: f64,

@@ -17,5 +17,7 @@
 namespace mrb {
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> match_by_iou_cpu(const at::Tensor& gt, const at::Tensor& predictions);
+// Only in builds with CUDA.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> match_by_iou_cuda(const at::Tensor& gt, const at::Tensor& predictions);
 
 }  // namespace mrb

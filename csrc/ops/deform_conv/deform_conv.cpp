@@ -1,8 +1,11 @@
 #include "ops/deform_conv/deform_conv.h"
 
+#include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "guard.h"
+#include "ops/common/dispatch.h"
 
 namespace mrb {
 namespace {
@@ -10,27 +13,33 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// The matrix products between the kernels keep the type of the tensors under autocast.
+using WithoutAutocast = c10::impl::ExcludeDispatchKeyGuard;
+
 struct DeformConvFunction : torch::autograd::Function<DeformConvFunction> {
   // The mask comes last: where it is absent it has no place among the inputs that may need a gradient.
   static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const at::Tensor& offset,
                             const at::Tensor& weight, const std::optional<at::Tensor>& given_mask,
                             const DeformConvGeometry& geometry) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
+    const WithoutAutocast guard(c10::autocast_dispatch_keyset);
     const auto mask = given_mask.value_or(at::Tensor());
     context->save_for_backward({input, offset, weight, mask});
     context->saved_data["geometry"] = std::vector<int64_t>{
         geometry.stride_h,   geometry.stride_w,   geometry.pad_h,  geometry.pad_w,
         geometry.dilation_h, geometry.dilation_w, geometry.groups, geometry.deformable_groups};
-    return deform_conv_forward_cpu(input, offset, mask, weight, geometry);
+    return MRB_DISPATCH(deform_conv_forward, input, input, offset, mask, weight, geometry);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
+    const WithoutAutocast guard(c10::autocast_dispatch_keyset);
     const auto saved = context->get_saved_variables();
     const auto g = context->saved_data["geometry"].toIntVector();
     std::array<bool, 4> wanted{};
     for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = saved[i].defined() && context->needs_input_grad(i);
-    auto result = deform_conv_backward_cpu(grads[0], saved[0], saved[1], saved[3], saved[2],
-                                           {g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7]}, wanted);
+    const DeformConvGeometry geometry{g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7]};
+    auto result = MRB_DISPATCH(deform_conv_backward, grads[0], grads[0], saved[0], saved[1], saved[3], saved[2],
+                               geometry, wanted);
     return {result[0], result[1], result[2], result[3], at::Tensor()};
   }
 };
@@ -71,8 +80,7 @@ int mrb_deform_conv(mrb_error* error, at::Tensor** output, const at::Tensor* inp
   return mrb::guarded(error, [&] {
     const auto given_mask = mask ? std::optional<at::Tensor>(*mask) : std::nullopt;
     mrb::check(*input, *offset, mask ? *mask : at::Tensor(), *weight, *geometry);
-    mrb::check_cpu("deform_conv", {input, offset, weight});
-    if (mask) mrb::check_cpu("deform_conv", {mask});
+    mrb::check_device("deform_conv", {input, offset, weight, mask ? mask : input});
     *output = new at::Tensor(mrb::DeformConvFunction::apply(*input, *offset, *weight, given_mask, *geometry));
   });
 }

@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "guard.h"
+#include "ops/common/dispatch.h"
 
 namespace mrb {
 namespace {
@@ -21,15 +22,17 @@ struct DeformRoiPool : torch::autograd::Function<DeformRoiPool> {
     context->saved_data["sizes"] =
         std::vector<int64_t>{geometry.pooled_size, geometry.output_dim, geometry.group_size, geometry.part_size,
                              geometry.samples_per_part};
-    return deform_roi_pool_forward_cpu(input, rois, trans, geometry);
+    return MRB_DISPATCH(deform_roi_pool_forward, input, input, rois, trans, geometry);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
     const auto s = context->saved_data["sizes"].toIntVector();
-    auto result = deform_roi_pool_backward_cpu(grads[0], saved[0], saved[1], saved[2],
-                                               {context->saved_data["spatial_scale"].toDouble(), s[0], s[1], s[2], s[3],
-                                                s[4], context->saved_data["trans_std"].toDouble()});
+    const DeformRoiPoolGeometry geometry{
+        context->saved_data["spatial_scale"].toDouble(), s[0], s[1], s[2], s[3], s[4],
+        context->saved_data["trans_std"].toDouble()};
+    auto result =
+        MRB_DISPATCH(deform_roi_pool_backward, grads[0], grads[0], saved[0], saved[1], saved[2], geometry);
     return {result[0], at::Tensor(), result[1], at::Tensor()};
   }
 };
@@ -56,9 +59,9 @@ int mrb_deform_roi_pool(mrb_error* error, at::Tensor** output, const at::Tensor*
   return mrb::guarded(error, [&] {
     const auto given_trans = trans ? std::optional<at::Tensor>(*trans) : std::nullopt;
     mrb::check(*input, *rois, trans ? *trans : at::Tensor(), *geometry);
-    mrb::check_cpu("deform_roi_pool", {input, rois});
-    if (trans) mrb::check_cpu("deform_roi_pool", {trans});
-    *output = new at::Tensor(
-        mrb::DeformRoiPool::apply(*input, rois->detach().to(input->scalar_type()), given_trans, *geometry));
+    mrb::check_device("deform_roi_pool", {input, rois, trans ? trans : input});
+    // Boxes are not rounded to half precision.
+    const auto boxes = rois->detach().to(input->is_cuda() ? at::kFloat : input->scalar_type());
+    *output = new at::Tensor(mrb::DeformRoiPool::apply(*input, boxes, given_trans, *geometry));
   });
 }
