@@ -9,6 +9,8 @@ mod support;
 mod configs;
 #[path = "areas/cuda/mod.rs"]
 mod cuda;
+#[path = "areas/cuda_emulated/mod.rs"]
+mod cuda_emulated;
 #[path = "areas/data.rs"]
 mod data;
 #[path = "areas/evaluation.rs"]

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use crate::support::{self, Report, Tensors};
 
 /// The cases of one operator: its parameters and tensors; `None` where the golden folder has no operators.
-fn cases(operator: &str) -> Option<(serde_json::Map<String, Value>, Tensors)> {
+pub fn cases(operator: &str) -> Option<(serde_json::Map<String, Value>, Tensors)> {
     let folder = support::area("ops")?;
     let json = support::json(&folder.join(format!("{operator}.json")));
     let list = json["cases"].as_object().expect("cases are a table").clone();
@@ -17,7 +17,7 @@ fn cases(operator: &str) -> Option<(serde_json::Map<String, Value>, Tensors)> {
     Some((list, Tensors::read(&folder.join(format!("{operator}.safetensors")))))
 }
 
-fn pair(value: &Value) -> (i64, i64) {
+pub fn pair(value: &Value) -> (i64, i64) {
     let list = support::ints(value);
     (list[0], list[1])
 }
@@ -132,30 +132,34 @@ pub fn roi_pool_on(device: Device) {
 /// original's slow fallback: the same function, whose plain logarithms lose digits away from 0 and end in nan.
 #[test]
 fn sigmoid_focal_loss() {
+    sigmoid_focal_loss_on(Device::Cpu);
+}
+
+pub fn sigmoid_focal_loss_on(device: Device) {
     let Some((cases, tensors)) = cases("sigmoid_focal_loss") else { return };
     let mut report = Report::new("ops/sigmoid_focal_loss");
     for (case, parameters) in &cases {
-        let get = |name: &str| tensors.get(&format!("{case}/{name}"));
+        let get = |name: &str| tensors.get(&format!("{case}/{name}")).to_device(device);
         let number = |name: &str| support::number(&parameters[name]);
-        let logits = leaf(get("logits"));
-        let loss = layers::sigmoid_focal_loss(&logits, get("targets"), number("gamma"), number("alpha"));
-        report.close(case, "loss_kernel", &loss, get("loss_kernel"), 1e-6, 1e-5);
-        report.close(case, "sum_kernel", &loss.sum(Kind::Float).view(1), get("sum_kernel"), 1e-6, 1e-5);
-        let grads = |factors: &Tensor| gradients(&loss_of(&logits, parameters, get("targets")), factors, &[&logits]);
-        let grad = &grads(get("grad_output"))[0];
-        report.close(case, "grad_kernel", grad, get("grad_kernel"), 1e-6, 1e-5);
+        let logits = leaf(&get("logits"));
+        let loss = layers::sigmoid_focal_loss(&logits, &get("targets"), number("gamma"), number("alpha"));
+        report.close(case, "loss_kernel", &loss, &get("loss_kernel"), 1e-6, 1e-5);
+        report.close(case, "sum_kernel", &loss.sum(Kind::Float).view(1), &get("sum_kernel"), 1e-6, 1e-5);
+        let grads = |factors: &Tensor| gradients(&loss_of(&logits, parameters, &get("targets")), factors, &[&logits]);
+        let grad = &grads(&get("grad_output"))[0];
+        report.close(case, "grad_kernel", grad, &get("grad_kernel"), 1e-6, 1e-5);
         let of_sum = &grads(&loss.detach().ones_like())[0];
-        report.close(case, "grad_kernel_of_sum", of_sum, get("grad_kernel_of_sum"), 1e-6, 1e-5);
+        report.close(case, "grad_kernel_of_sum", of_sum, &get("grad_kernel_of_sum"), 1e-6, 1e-5);
         let finite = |t: &Tensor| bool::try_from(t.isfinite().all()).expect("a truth value");
         if parameters["cpu_formula_has_nan"] == false {
             let moderate = logits.detach().abs().lt(4.0).to_kind(Kind::Float);
-            let (got, want) = (loss.detach() * &moderate, get("loss_cpu") * &moderate);
+            let (got, want) = (loss.detach() * &moderate, &get("loss_cpu") * &moderate);
             report.close(case, "loss_cpu", &got, &want, 1e-6, 1e-5);
-            report.close(case, "grad_cpu", grad, get("grad_cpu"), 1e-6, 1e-5);
-            report.close(case, "module_sum_cpu", &loss.sum(Kind::Float).view(1), get("module_sum_cpu"), 1e-6, 1e-5);
+            report.close(case, "grad_cpu", grad, &get("grad_cpu"), 1e-6, 1e-5);
+            report.close(case, "module_sum_cpu", &loss.sum(Kind::Float).view(1), &get("module_sum_cpu"), 1e-6, 1e-5);
         } else {
             report.equal(case, "loss is finite where the fallback's is not", finite(&loss), true);
-            report.equal(case, "the fallback's loss", finite(get("loss_cpu")), false);
+            report.equal(case, "the fallback's loss", finite(&get("loss_cpu")), false);
         }
     }
     report.finish();
@@ -187,10 +191,14 @@ fn smooth_l1() {
 
 #[test]
 fn deform_conv() {
+    deform_conv_on(Device::Cpu);
+}
+
+pub fn deform_conv_on(device: Device) {
     let Some((cases, tensors)) = cases("deform_conv") else { return };
     let mut report = Report::new("ops/deform_conv");
     for (case, parameters) in cases.iter().filter(|(_, p)| p.get("layer").is_none()) {
-        let get = |name: &str| tensors.get(&format!("{case}/{name}"));
+        let get = |name: &str| tensors.get(&format!("{case}/{name}")).to_device(device);
         let int = |name: &str| parameters[name].as_i64().expect("an integer");
         let geometry = DeformConvGeometry {
             stride: (int("stride"), int("stride")),
@@ -200,16 +208,16 @@ fn deform_conv() {
             deformable_groups: int("deformable_groups"),
         };
         let modulated = parameters["modulated"] == true;
-        for (format, input) in [("nchw", get("input").copy()), ("channels_last", channels_last(get("input")))] {
+        for (format, input) in [("nchw", get("input").copy()), ("channels_last", channels_last(&get("input")))] {
             let mut names = vec!["input", "offset", "weight"];
-            let mut leaves = vec![leaf(&input), leaf(get("offset")), leaf(get("weight"))];
+            let mut leaves = vec![leaf(&input), leaf(&get("offset")), leaf(&get("weight"))];
             if modulated {
                 names.push("mask");
-                leaves.push(leaf(get("mask")));
+                leaves.push(leaf(&get("mask")));
             }
             if parameters["bias"] == true {
                 names.push("bias");
-                leaves.push(leaf(get("bias")));
+                leaves.push(leaf(&get("bias")));
             }
             let find = |name: &str| names.iter().position(|n| *n == name).map(|i| &leaves[i]);
             let output = match find("mask") {
@@ -218,11 +226,11 @@ fn deform_conv() {
                     dcn::modulated_deform_conv(&leaves[0], &leaves[1], mask, &leaves[2], find("bias"), geometry)
                 }
             };
-            report.close(case, &format!("output {format}"), &output, get("output"), 1e-4, 0.0);
+            report.close(case, &format!("output {format}"), &output, &get("output"), 1e-4, 0.0);
             let references: Vec<&Tensor> = leaves.iter().collect();
-            for (name, grad) in names.iter().zip(gradients(&output, get("grad_output"), &references)) {
+            for (name, grad) in names.iter().zip(gradients(&output, &get("grad_output"), &references)) {
                 let quantity = format!("grad_{name}");
-                report.close(case, &format!("{quantity} {format}"), &grad, get(&quantity), 1e-4, 1e-5);
+                report.close(case, &format!("{quantity} {format}"), &grad, &get(&quantity), 1e-4, 1e-5);
             }
         }
     }

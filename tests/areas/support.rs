@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// The golden folder.
 pub fn root() -> PathBuf {
@@ -150,7 +150,8 @@ pub fn differs(got: &Tensor, want: &Tensor, atol: f64, rtol: f64) -> Option<Stri
     if got.numel() == 0 {
         return None;
     }
-    let (got, want) = (got.detach().to_kind(Kind::Double), want.detach().to_kind(Kind::Double));
+    let plain = |t: &Tensor| t.detach().to_device(Device::Cpu).to_kind(Kind::Double);
+    let (got, want) = (plain(got), plain(want));
     let same = got.eq_tensor(&want).logical_or(&got.isnan().logical_and(&want.isnan()));
     let distance = (&got - &want).abs();
     let within = distance.le_tensor(&(want.abs() * rtol + atol)).logical_or(&same);

@@ -1,5 +1,7 @@
 //! What needs an NVIDIA GPU. Without one every test here prints `SKIPPED` and why; `tools/gpu_check.sh` runs them where one is.
 
+mod dense_ops;
+mod models;
 mod nccl;
 mod roi_and_nms;
 

@@ -4,7 +4,7 @@ use super::support;
 
 mod res2net_c4;
 mod state_dicts;
-mod tiny;
+pub mod tiny;
 
 #[test]
 fn every_file_is_known() {

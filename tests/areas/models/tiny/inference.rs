@@ -14,13 +14,18 @@ use super::{cases, Case, Expected, Report, PIXELS, RELATIVE, SCORE};
 
 #[test]
 fn inference() {
+    inference_on(Device::Cpu);
+}
+
+/// Every case with its model on `device`.
+pub fn inference_on(device: Device) {
     let mut report = Report::new("models/tiny inference");
     let folders = cases();
     if folders.is_empty() {
         return; // said by `area`
     }
     for folder in folders {
-        let case = Case::open(&folder);
+        let case = Case { device, ..Case::open(&folder) };
         if case.cfg.test.bbox_aug.enabled {
             continue; // test_time_augmentation
         }
@@ -39,13 +44,13 @@ fn inference() {
             None => None,
         };
         if let Some(batch) = &batch {
-            stages(&mut report, &case, &mut expected, &model, &parameters, "", batch);
+            stages(&mut report, &case, &mut expected, &model, &parameters, "", &batch.to_device(device));
         }
         for image in 0..2 {
             let prefix = format!("single{image}.");
             let single = expected.batch(&prefix).or_else(|| batch.as_ref().map(|b| alone(&case, b, image)));
             let single = single.expect("an image");
-            stages(&mut report, &case, &mut expected, &model, &parameters, &prefix, &single);
+            stages(&mut report, &case, &mut expected, &model, &parameters, &prefix, &single.to_device(device));
         }
         expected.finish(&mut report, &case.name);
     }
@@ -176,7 +181,7 @@ fn body(case: &Case, parameters: &Parameters, images: &Tensor) -> Vec<Tensor> {
         return Vec::new();
     }
     let family = if resnets.trans_func.starts_with("Bottle2neck") { BlockFamily::Res2Net } else { BlockFamily::ResNet };
-    let own = Parameters::uninitialised(Device::Cpu);
+    let own = Parameters::uninitialised(case.device);
     let body = ResNet::new(&case.cfg, &own.root().sub("backbone.body"), family).expect("a body");
     for entry in own.state() {
         let value = parameters.get(&entry.name).expect("the body of the model");
@@ -188,6 +193,7 @@ fn body(case: &Case, parameters: &Parameters, images: &Tensor) -> Vec<Tensor> {
 
 fn detections(report: &mut Report, case: &Case, expected: &mut Expected, key: &str, boxes: &BoxList, file: usize) {
     let name = &case.name;
+    let boxes = &boxes.to_device(Device::Cpu);
     let scores = boxes.tensor_field("scores").expect("scores");
     // RetinaNet picks candidates by an unsorted top-k, so its order is the implementation's.
     let by_score = |scores: &Tensor| scores.sort_stable(true, 0, true).1;

@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::support::{area, generator, ints, json, Report, Tensors};
 
-mod inference;
+pub mod inference;
 mod training;
 
 /// The limits that the README of the golden models suggests.
@@ -37,22 +37,23 @@ fn name(folder: &Path) -> String {
     folder.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// One folder: its configuration and images.
+/// One folder: its configuration and images, and where its model runs.
 struct Case {
     folder: PathBuf,
     name: String,
     cfg: Config,
+    device: Device,
 }
 
 impl Case {
     fn open(folder: &Path) -> Self {
         let cfg = Config::load(Some(&folder.join("config.yaml")), &[]).unwrap_or_else(|e| panic!("{e}"));
-        Self { folder: folder.to_owned(), name: name(folder), cfg }
+        Self { folder: folder.to_owned(), name: name(folder), cfg, device: Device::Cpu }
     }
 
     /// The model with the case's weights.
     fn model(&self, report: &mut Report) -> (GeneralizedRcnn, Parameters) {
-        let parameters = Parameters::uninitialised(Device::Cpu);
+        let parameters = Parameters::uninitialised(self.device);
         let model = build_detection_model(&self.cfg, &parameters.root(), &ModelRegistries::default())
             .unwrap_or_else(|e| panic!("{}: {e:#}", self.name));
         let loaded = checkpoint::load_weights(&self.folder.join("weights.pth"), &parameters)

@@ -1,0 +1,3 @@
+#pragma once
+
+#include "small_floats.h"

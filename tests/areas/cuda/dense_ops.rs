@@ -1,0 +1,173 @@
+//! Focal loss, box matching and the deformable operators on the GPU: the golden cases, and the CPU kernels on seeded random
+//! inputs in every type.
+
+use maskrcnn_benchmark::ffi::{self, DeformRoiPoolGeometry, Generator};
+use maskrcnn_benchmark::layers;
+use maskrcnn_benchmark::layers::dcn::{self, DeformConvGeometry};
+use tch::{Device, Kind, Tensor};
+
+use super::device;
+use crate::ops::{self, gradients, leaf};
+use crate::support::Report;
+
+const KINDS: [Kind; 3] = [Kind::Float, Kind::Half, Kind::BFloat16];
+
+#[test]
+fn golden_sigmoid_focal_loss() {
+    let Some(device) = device() else { return };
+    ops::sigmoid_focal_loss_on(device);
+}
+
+#[test]
+fn golden_deform_conv() {
+    let Some(device) = device() else { return };
+    ops::deform_conv_on(device);
+}
+
+/// Numbers between -1 and 1, the same for the same seed.
+fn random(shape: &[i64], seed: u64) -> Tensor {
+    let numbers = Generator::new(seed).and_then(|mut g| g.rand(shape.iter().product())).expect("random numbers");
+    (Tensor::from_slice(&numbers).to_kind(Kind::Double).view(shape) * 2.0 - 1.0).to_kind(Kind::Float)
+}
+
+/// Runs an operator on the CPU in float32 and on the GPU in `kind`, on the same values, and compares the output and the
+/// gradients of all inputs.
+///
+/// The limit is that of sums and products in the type, relative to the greatest value: 1e-5 in float32, four units in
+/// the last place in float16 (2⁻⁸) and bfloat16 (2⁻⁵), as the matrix products of the deformable convolution round their
+/// factors.
+fn compare(
+    report: &mut Report,
+    case: &str,
+    device: Device,
+    kind: Kind,
+    inputs: &[(&str, Tensor)],
+    operator: impl Fn(&[Tensor]) -> Tensor,
+) {
+    let rounded: Vec<Tensor> = inputs.iter().map(|(_, t)| t.to_kind(kind).to_kind(Kind::Float)).collect();
+    let on_cpu: Vec<Tensor> = rounded.iter().map(leaf).collect();
+    let on_gpu: Vec<Tensor> = rounded.iter().map(|t| leaf(&t.to_kind(kind).to_device(device))).collect();
+    let (want, got) = (operator(&on_cpu), operator(&on_gpu));
+    let factors = random(&want.size(), 99).to_kind(kind).to_kind(Kind::Float);
+    let want_grads = gradients(&want, &factors, &on_cpu.iter().collect::<Vec<_>>());
+    let typed = factors.to_kind(kind).to_device(device);
+    let got_grads = gradients(&got, &typed, &on_gpu.iter().collect::<Vec<_>>());
+    let limit = match kind {
+        Kind::Float => 1e-5,
+        Kind::Half => 0.5f64.powi(8),
+        _ => 0.5f64.powi(5),
+    };
+    let names = std::iter::once("output").chain(inputs.iter().map(|(name, _)| *name));
+    let got = std::iter::once(&got).chain(&got_grads);
+    let want = std::iter::once(&want).chain(&want_grads);
+    for ((name, got), want) in names.zip(got).zip(want) {
+        let greatest = if want.numel() == 0 { 0.0 } else { want.abs().max().double_value(&[]) };
+        let quantity = format!("{name} {kind:?}");
+        report.close(case, &quantity, got, want, limit * greatest + 1e-6, 0.0);
+        report.equal(case, &format!("{quantity} type"), got.kind(), kind);
+    }
+}
+
+#[test]
+fn sigmoid_focal_loss_equals_the_cpu() {
+    let Some(device) = device() else { return };
+    let mut report = Report::new("cuda/sigmoid_focal_loss");
+    for (rows, classes) in [(0, 3), (37, 5), (5000, 80)] {
+        let targets = ((random(&[rows], 1) + 1.0) * (0.5 * (classes + 2) as f64)).floor() - 1.0;
+        for kind in KINDS {
+            let case = format!("{rows}x{classes}");
+            compare(&mut report, &case, device, kind, &[("logits", random(&[rows, classes], 2) * 8.0)], |t| {
+                layers::sigmoid_focal_loss(&t[0], &targets.to_device(t[0].device()), 2.0, 0.25)
+            });
+        }
+    }
+    report.finish();
+}
+
+#[test]
+fn match_by_iou_equals_the_cpu() {
+    let Some(device) = device() else { return };
+    let mut report = Report::new("cuda/box_matching");
+    let boxes = |count: i64, seed: u64| {
+        let sides = ((random(&[count, 2], seed) + 1.0) * 6.0).floor();
+        let corner = ((random(&[count, 2], seed + 1) + 1.0) * 10.0).floor();
+        Tensor::cat(&[&corner, &(&corner + sides)], 1)
+    };
+    for (gt_count, count) in [(1, 1), (600, 7000), (20, 300_000), (5, 0)] {
+        let (gt, predictions) = (boxes(gt_count, 1), boxes(count, 3));
+        let want = layers::match_by_iou(&gt, &predictions);
+        let got = layers::match_by_iou(&gt.to_device(device), &predictions.to_device(device));
+        let case = format!("{gt_count} with {count}");
+        let pairs = [
+            ("best IoU", &got.best_iou, &want.best_iou),
+            ("best ground truth", &got.best_gt, &want.best_gt),
+            ("attains the maximum", &got.attains_gt_maximum, &want.attains_gt_maximum),
+        ];
+        for (name, got, want) in pairs {
+            report.close(&case, name, got, want, 0.0, 0.0);
+        }
+    }
+    report.finish();
+}
+
+#[test]
+fn deform_conv_equals_the_cpu() {
+    let Some(device) = device() else { return };
+    let mut report = Report::new("cuda/deform_conv");
+    let plain = DeformConvGeometry { padding: (1, 1), ..Default::default() };
+    let cases = [
+        ([1, 4, 5, 6], plain),
+        ([3, 36, 17, 11], DeformConvGeometry { groups: 2, deformable_groups: 3, ..plain }),
+        ([2, 64, 40, 60], DeformConvGeometry { stride: (2, 2), dilation: (2, 2), padding: (2, 2), ..plain }),
+    ];
+    for ([images, channels, height, width], geometry) in cases {
+        let side = |n: i64| (n + 2 * geometry.padding.0 - 2 * geometry.dilation.0 - 1) / geometry.stride.0 + 1;
+        let (out_height, out_width, planes) = (side(height), side(width), 9 * geometry.deformable_groups);
+        let inputs = [
+            ("input", random(&[images, channels, height, width], 1)),
+            ("offset", random(&[images, 2 * planes, out_height, out_width], 2) * 3.0),
+            ("weight", random(&[8, channels / geometry.groups, 3, 3], 3)),
+            ("mask", random(&[images, planes, out_height, out_width], 4)),
+        ];
+        for kind in KINDS {
+            let case = format!("{images}x{channels}x{height}x{width}, {geometry:?}");
+            compare(&mut report, &format!("{case}, mask"), device, kind, &inputs, |t| {
+                dcn::modulated_deform_conv(&t[0], &t[1], &t[3], &t[2], None, geometry)
+            });
+            compare(&mut report, &case, device, kind, &inputs[..3], |t| {
+                dcn::deform_conv(&t[0], &t[1], &t[2], geometry)
+            });
+        }
+    }
+    report.finish();
+}
+
+#[test]
+fn deform_roi_pool_equals_the_cpu() {
+    let Some(device) = device() else { return };
+    let mut report = Report::new("cuda/deform_roi_pool");
+    let geometry = DeformRoiPoolGeometry {
+        spatial_scale: 0.25,
+        pooled_size: 7,
+        output_dim: 6,
+        group_size: 2,
+        part_size: 3,
+        samples_per_part: 4,
+        trans_std: 0.1,
+    };
+    for count in [0, 1, 300] {
+        let corner = (random(&[count, 2], 1) + 1.0) * 60.0;
+        let far = &corner + random(&[count, 2], 2).abs() * 90.0;
+        let image = Tensor::arange(count, (Kind::Float, Device::Cpu)).remainder(2).view([-1, 1]);
+        let rois = Tensor::cat(&[image, corner, far], 1);
+        let inputs = [("input", random(&[2, 24, 25, 40], 3)), ("trans", random(&[count, 4, 3, 3], 4))];
+        for kind in KINDS {
+            let case = format!("{count} RoIs");
+            compare(&mut report, &case, device, kind, &inputs, |t| {
+                let rois = rois.to_device(t[0].device());
+                ffi::deform_roi_pool(&t[0], &rois, Some(&t[1]), &geometry).expect("deform_roi_pool")
+            });
+        }
+    }
+    report.finish();
+}

@@ -1,0 +1,338 @@
+//! RoIAlign and RoIPool: both pool regions of NCHW and channels-last maps, and both have two ways back.
+
+use std::ffi::{c_int, c_void};
+
+use maskrcnn_benchmark::layers;
+use tch::{Kind, Tensor};
+
+use super::library::function;
+use super::memory::Buffer;
+use super::{close_to_cpu, random, regions, rounded, scalar_type, KINDS};
+use crate::ops::{cases, gradients, leaf, pair};
+use crate::support::{number, Report};
+
+/// `mrb_cuda_roi_sizes` of ops/common/roi_sizes.h.
+#[repr(C)]
+struct Sizes {
+    rois: i64,
+    images: i64,
+    channels: i64,
+    height: i64,
+    width: i64,
+    stride_n: i64,
+    stride_c: i64,
+    stride_h: i64,
+    stride_w: i64,
+    pooled_height: i64,
+    pooled_width: i64,
+    spatial_scale: f32,
+    channels_last: bool,
+}
+
+type Align =
+    unsafe extern "C" fn(*const c_void, *const f32, *mut c_void, *const Sizes, i64, c_int, *mut c_void) -> c_int;
+type PoolForward = unsafe extern "C" fn(
+    *const c_void,
+    *const f32,
+    *mut c_void,
+    *mut i32,
+    *const Sizes,
+    c_int,
+    *mut c_void,
+) -> c_int;
+type PoolBackward = unsafe extern "C" fn(
+    *const c_void,
+    *const i32,
+    *const f32,
+    *mut c_void,
+    *const Sizes,
+    c_int,
+    *mut c_void,
+) -> c_int;
+
+/// How a map or what is pooled from it lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Format {
+    Nchw,
+    ChannelsLast,
+}
+
+impl Format {
+    /// The buffer's dimensions for a tensor of this size.
+    fn stored(self, size: &[i64]) -> Vec<i64> {
+        match self {
+            Self::Nchw => size.to_vec(),
+            Self::ChannelsLast => vec![size[0], size[2], size[3], size[1]],
+        }
+    }
+
+    fn store(self, tensor: &Tensor) -> Buffer {
+        match self {
+            Self::Nchw => Buffer::of(tensor),
+            Self::ChannelsLast => Buffer::of(&tensor.permute([0, 2, 3, 1])),
+        }
+    }
+
+    fn load(self, buffer: &Buffer) -> Tensor {
+        match self {
+            Self::Nchw => buffer.tensor(),
+            Self::ChannelsLast => buffer.tensor().permute([0, 3, 1, 2]),
+        }
+    }
+}
+
+/// The operator and what it takes beside the tensors.
+#[derive(Clone, Copy, Debug)]
+struct Pooling {
+    output_size: (i64, i64),
+    spatial_scale: f64,
+    /// Of RoIAlign; `None` is RoIPool.
+    sampling_ratio: Option<i64>,
+    format: Format,
+}
+
+/// What the kernels give for one input.
+struct Pooled {
+    output: Tensor,
+    /// Of RoIPool: the places of the maxima.
+    argmax: Option<Tensor>,
+    /// float32
+    grad_input: Tensor,
+    /// In the type of the input.
+    deterministic_grad_input: Tensor,
+}
+
+impl Pooling {
+    fn sizes(&self, map: &[i64], rois: i64) -> Sizes {
+        let [images, channels, height, width] = *map else { panic!("a map has four dimensions") };
+        let (stride_c, stride_w) = match self.format {
+            Format::Nchw => (height * width, 1),
+            Format::ChannelsLast => (1, channels),
+        };
+        Sizes {
+            rois,
+            images,
+            channels,
+            height,
+            width,
+            stride_n: channels * height * width,
+            stride_c,
+            stride_h: stride_w * width,
+            stride_w,
+            pooled_height: self.output_size.0,
+            pooled_width: self.output_size.1,
+            spatial_scale: self.spatial_scale as f32,
+            channels_last: self.format == Format::ChannelsLast,
+        }
+    }
+
+    fn run(&self, input: &Tensor, rois: &Tensor, grad_output: &Tensor) -> Option<Pooled> {
+        match self.sampling_ratio {
+            Some(ratio) => self.align(input, rois, grad_output, ratio),
+            None => self.pool(input, rois, grad_output),
+        }
+    }
+
+    fn align(&self, input: &Tensor, rois: &Tensor, grad_output: &Tensor, ratio: i64) -> Option<Pooled> {
+        let kind = input.kind();
+        let sizes = self.sizes(&input.size(), rois.size()[0]);
+        let (map, regions, grads) = (self.format.store(input), Buffer::of(rois), self.format.store(grad_output));
+        let launch = |name: &str, from: &Buffer, mut to: Buffer| {
+            // SAFETY: the type is that of the header; the gradient's float pointer is passed like any other.
+            let function: Align = unsafe { function(name) }?;
+            // SAFETY: the buffers have the sizes and types that the function is told.
+            let status = unsafe {
+                function(
+                    from.pointer(),
+                    regions.pointer(),
+                    to.pointer_mut(),
+                    &sizes,
+                    ratio,
+                    scalar_type(kind),
+                    std::ptr::null_mut(),
+                )
+            };
+            assert_eq!(status, 0, "{name}");
+            Some(self.format.load(&to))
+        };
+        let (stored, stored_map) = (self.format.stored(&grad_output.size()), self.format.stored(&input.size()));
+        let output = launch("mrb_cuda_roi_align_forward", &map, Buffer::unwritten(&stored, kind))?;
+        let zeros = Buffer::zeros(&stored_map, Kind::Float);
+        let grad_input = launch("mrb_cuda_roi_align_backward", &grads, zeros)?;
+        let unwritten = Buffer::unwritten(&stored_map, kind);
+        let deterministic_grad_input = launch("mrb_cuda_roi_align_backward_deterministic", &grads, unwritten)?;
+        Some(Pooled { output, argmax: None, grad_input, deterministic_grad_input })
+    }
+
+    fn pool(&self, input: &Tensor, rois: &Tensor, grad_output: &Tensor) -> Option<Pooled> {
+        let kind = input.kind();
+        let sizes = self.sizes(&input.size(), rois.size()[0]);
+        let (map, regions, grads) = (self.format.store(input), Buffer::of(rois), self.format.store(grad_output));
+        let stored = self.format.stored(&grad_output.size());
+        let mut output = Buffer::unwritten(&stored, kind);
+        let mut argmax = Buffer::filled(&stored, Kind::Int, 0x7f);
+        // SAFETY: the type is that of the header.
+        let forward: PoolForward = unsafe { function("mrb_cuda_roi_pool_forward") }?;
+        // SAFETY: the buffers have the sizes and types that the function is told.
+        let status = unsafe {
+            forward(
+                map.pointer(),
+                regions.pointer(),
+                output.pointer_mut(),
+                argmax.pointer_mut(),
+                &sizes,
+                scalar_type(kind),
+                std::ptr::null_mut(),
+            )
+        };
+        assert_eq!(status, 0, "mrb_cuda_roi_pool_forward");
+        let backward = |name: &str, mut to: Buffer| {
+            // SAFETY: the type is that of the header; the gradient's float pointer is passed like any other.
+            let function: PoolBackward = unsafe { function(name) }?;
+            // SAFETY: the buffers have the sizes and types that the function is told.
+            let status = unsafe {
+                function(
+                    grads.pointer(),
+                    argmax.pointer(),
+                    regions.pointer(),
+                    to.pointer_mut(),
+                    &sizes,
+                    scalar_type(kind),
+                    std::ptr::null_mut(),
+                )
+            };
+            assert_eq!(status, 0, "{name}");
+            Some(self.format.load(&to))
+        };
+        let stored_map = self.format.stored(&input.size());
+        let grad_input = backward("mrb_cuda_roi_pool_backward", Buffer::zeros(&stored_map, Kind::Float))?;
+        let unwritten = Buffer::unwritten(&stored_map, kind);
+        let deterministic_grad_input = backward("mrb_cuda_roi_pool_backward_deterministic", unwritten)?;
+        let (output, argmax) = (self.format.load(&output), Some(self.format.load(&argmax)));
+        Some(Pooled { output, argmax, grad_input, deterministic_grad_input })
+    }
+
+    fn on_cpu(&self, input: &Tensor, rois: &Tensor) -> Tensor {
+        match self.sampling_ratio {
+            Some(ratio) => layers::roi_align(input, rois, self.output_size, self.spatial_scale, ratio),
+            None => layers::roi_pool(input, rois, self.output_size, self.spatial_scale),
+        }
+    }
+}
+
+const FORMATS: [Format; 2] = [Format::Nchw, Format::ChannelsLast];
+
+#[test]
+fn roi_align_golden() {
+    let Some((cases, tensors)) = cases("roi_align") else { return };
+    let mut report = Report::new("cuda_emulated/roi_align");
+    for (case, parameters) in &cases {
+        let get = |name: &str| tensors.get(&format!("{case}/{name}"));
+        for format in FORMATS {
+            let pooling = Pooling {
+                output_size: pair(&parameters["output_size"]),
+                spatial_scale: number(&parameters["spatial_scale"]),
+                sampling_ratio: parameters["sampling_ratio"].as_i64(),
+                format,
+            };
+            let grad_output = tensors.find(&format!("{case}/grad_output"));
+            let factors = grad_output.map_or_else(|| get("output").zeros_like(), Tensor::copy);
+            let Some(pooled) = pooling.run(get("input"), get("rois"), &factors) else { return };
+            report.close(case, &format!("output {format:?}"), &pooled.output, get("output"), 1e-5, 0.0);
+            if grad_output.is_some() {
+                let want = get("grad_input");
+                report.close(case, &format!("grad_input {format:?}"), &pooled.grad_input, want, 1e-4, 0.0);
+                let quantity = format!("deterministic grad_input {format:?}");
+                report.close(case, &quantity, &pooled.deterministic_grad_input, want, 1e-4, 0.0);
+            }
+        }
+    }
+    report.finish();
+}
+
+#[test]
+fn roi_pool_golden() {
+    let Some((cases, tensors)) = cases("roi_pool") else { return };
+    let mut report = Report::new("cuda_emulated/roi_pool");
+    for (case, parameters) in &cases {
+        let get = |name: &str| tensors.get(&format!("{case}/{name}"));
+        for format in FORMATS {
+            let pooling = Pooling {
+                output_size: pair(&parameters["output_size"]),
+                spatial_scale: number(&parameters["spatial_scale"]),
+                sampling_ratio: None,
+                format,
+            };
+            let Some(pooled) = pooling.run(get("input"), get("rois"), get("grad_output")) else { return };
+            report.close(case, &format!("output {format:?}"), &pooled.output, get("output"), 0.0, 0.0);
+            let argmax = pooled.argmax.expect("RoIPool has it");
+            report.close(case, &format!("argmax {format:?}"), &argmax, get("argmax"), 0.0, 0.0);
+            let want = get("grad_input");
+            // Added up in another order: up to eight units in the last place of sums of many bins.
+            report.close(case, &format!("grad_input {format:?}"), &pooled.grad_input, want, 1e-5, 1e-6);
+            let quantity = format!("deterministic grad_input {format:?}");
+            report.close(case, &quantity, &pooled.deterministic_grad_input, want, 1e-5, 0.0);
+        }
+    }
+    report.finish();
+}
+
+#[test]
+fn both_equal_the_cpu_kernels() {
+    // Images, channels, RoIs, output size, sampling ratio (`None`: RoIPool).
+    let cases = [
+        (1, 1, 1, (2, 2), Some(2)),
+        (3, 5, 17, (7, 7), Some(0)),
+        (2, 9, 11, (5, 3), Some(2)),
+        (2, 3, 0, (7, 7), Some(2)),
+        (1, 1, 1, (2, 2), None),
+        (3, 5, 17, (7, 7), None),
+        (2, 3, 0, (7, 7), None),
+    ];
+    let mut report = Report::new("cuda_emulated/roi_pooling");
+    for (seed, (images, channels, count, output_size, sampling_ratio)) in (1..).step_by(10).zip(cases) {
+        let (height, width) = (13, 10);
+        let rois = regions(count, images, (4.0 * width as f64, 4.0 * height as f64), seed);
+        for (kind, format) in KINDS.into_iter().flat_map(|kind| FORMATS.map(|format| (kind, format))) {
+            let pooling = Pooling { output_size, spatial_scale: 0.25, sampling_ratio, format };
+            let case = format!("{images} images, {channels} channels, {count} RoIs, {pooling:?}");
+            let input = leaf(&rounded(&random(&[images, channels, height, width], seed + 1), kind));
+            let want = pooling.on_cpu(&input, &rois);
+            let factors = rounded(&random(&want.size(), seed + 2), kind);
+            let want_grad = &gradients(&want, &factors, &[&input])[0];
+            let typed = |t: &Tensor| t.detach().to_kind(kind);
+            let Some(pooled) = pooling.run(&typed(&input), &rois, &typed(&factors)) else { return };
+            close_to_cpu(&mut report, &case, "output", &pooled.output, &want);
+            close_to_cpu(&mut report, &case, "grad_input", &pooled.grad_input, want_grad);
+            close_to_cpu(&mut report, &case, "deterministic grad_input", &pooled.deterministic_grad_input, want_grad);
+        }
+    }
+    report.finish();
+}
+
+/// A kernel cannot raise an error.
+#[test]
+fn a_region_that_is_not_finite_or_of_no_image_gives_nan_and_no_gradient() {
+    let mut report = Report::new("cuda_emulated/roi_pooling");
+    let rows = [
+        [0.0f32, 4.0, 4.0, 20.0, 20.0],
+        [2.0, 4.0, 4.0, 20.0, 20.0],
+        [-1.0, 0.0, 0.0, 9.0, 9.0],
+        [1.0, f32::NAN, 4.0, 20.0, 20.0],
+        [1.0, 4.0, 4.0, f32::INFINITY, 20.0],
+    ];
+    let bad = [false, true, true, true, true];
+    let rois = Tensor::from_slice2(&rows);
+    let factors = Tensor::from_slice(&bad).to_kind(Kind::Float).view([5, 1, 1, 1]).expand([5, 2, 3, 3], false);
+    for sampling_ratio in [Some(0), None] {
+        let pooling = Pooling { output_size: (3, 3), spatial_scale: 0.25, sampling_ratio, format: Format::Nchw };
+        let Some(pooled) = pooling.run(&random(&[2, 2, 8, 8], 1), &rois, &factors.contiguous()) else { return };
+        let case = format!("sampling ratio {sampling_ratio:?}");
+        let is_nan: Vec<bool> = Vec::try_from(pooled.output.isnan().flatten(1, -1).all_dim(1, false)).expect("a list");
+        report.equal(&case, "nan", is_nan, bad.to_vec());
+        for grad in [&pooled.grad_input, &pooled.deterministic_grad_input] {
+            report.close(&case, "gradient", grad, &grad.zeros_like(), 0.0, 0.0);
+        }
+    }
+    report.finish();
+}
