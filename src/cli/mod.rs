@@ -14,6 +14,7 @@
 
 mod args;
 mod benchmark;
+mod collect_env;
 mod convert_weights;
 mod demo;
 mod launch;
@@ -33,6 +34,7 @@ use anyhow::Result;
 
 pub use args::{parse, ConfigArgs, DistributedArgs};
 pub use benchmark::benchmark;
+pub use collect_env::collect_env;
 pub use convert_weights::convert_weights;
 pub use demo::demo;
 pub use launch::launch;

@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""Times torchvision's maskrcnn_resnet50_fpn and this project's `benchmark` in turns on one GPU, on the same weights.
+
+    MRB_PYTHON=... ; $MRB_PYTHON tools/compare_gpu.py --benchmark target/release/benchmark [--json FILE] [--rounds 3]
+
+Inference with batches of 1 and 8 and training with batches of 2 and 16, at 800x1333, with TF32 and in half precision
+(autocast on both sides). Each round runs torchvision, then `benchmark`; nothing else should use the GPU.
+
+The two networks agree layer by layer: the configuration is e2e_mask_rcnn_R_50_FPN_1x.yaml with the stride of a bottleneck
+in its 3x3 convolution (STRIDE_IN_1X1 False), torchvision's has 81 classes. Weights are drawn at random by torchvision,
+renamed and written once. What differs, as each side has its own conventions, and costs nearly the same:
+- anchors here are shifted by half a cell, and boxes count their last pixel, so proposals are not the same boxes;
+- torchvision keeps the best proposals of an image after one NMS over all levels, here each level has its own NMS first;
+  both keep 1000 for inference and 2000 for training;
+- the frozen batch norms of torchvision have an epsilon, which is added to the variance in the written weights.
+Random weights score every class alike, so the score threshold is 0 and both sides return 100 detections an image; a
+difference in their number ends the comparison. Resizing and normalising are left out on both sides.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+import torchvision
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+CLASSES = 81
+OBJECTS = 8
+
+
+def build_peer(height, width):
+    # What maskrcnn_resnet50_fpn builds for pretrained weights: frozen batch norms, the first two stages not trained.
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+    )
+    model = MaskRCNN(
+        backbone,
+        num_classes=CLASSES,
+        min_size=min(height, width),
+        max_size=max(height, width),
+        box_score_thresh=0.0,
+        _skip_resize=True,
+        image_mean=[0.0, 0.0, 0.0],
+        image_std=[1.0, 1.0, 1.0],
+    )
+    # Without training the residual sums grow until every score is 0 or 1, and ties exceed the limit of detections.
+    for name, value in model.state_dict().items():
+        if name.endswith("bn3.weight"):
+            value.fill_(0.2)
+    return model
+
+
+def our_name(name):
+    """torchvision's name of a parameter as the original's."""
+    parts = name.split(".")
+    if name.startswith("backbone.body."):
+        rest = name[len("backbone.body.") :]
+        return "backbone.body." + (rest if rest.startswith("layer") else "stem." + rest)
+    if name.startswith("backbone.fpn."):
+        kind = {"inner_blocks": "fpn_inner", "layer_blocks": "fpn_layer"}[parts[2]]
+        return f"backbone.fpn.{kind}{int(parts[3]) + 1}.{parts[-1]}"
+    if name.startswith("rpn.head.conv."):
+        return "rpn.head.conv." + parts[-1]
+    if name.startswith("roi_heads.mask_head."):
+        return f"roi_heads.mask.feature_extractor.mask_fcn{int(parts[2]) + 1}.{parts[-1]}"
+    for theirs, ours in (
+        ("roi_heads.box_head.", "roi_heads.box.feature_extractor."),
+        ("roi_heads.box_predictor.", "roi_heads.box.predictor."),
+        ("roi_heads.mask_predictor.", "roi_heads.mask.predictor."),
+    ):
+        if name.startswith(theirs):
+            return ours + name[len(theirs) :]
+    return name
+
+
+def converted(model):
+    epsilon = {
+        name: module.eps
+        for name, module in model.named_modules()
+        if isinstance(module, FrozenBatchNorm2d)
+    }
+    state = {}
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):
+            value = value + epsilon[name[: -len(".running_var")]]
+        state[our_name(name)] = value.detach().cpu().clone()
+    return state
+
+
+def made_up_targets(batch, height, width, device):
+    """The objects of src/cli/benchmark/training.rs."""
+    boxes, masks = [], torch.zeros(OBJECTS, height, width, dtype=torch.uint8)
+    for k in range(OBJECTS):
+        x, y = k % 4 * width / 4 + 4, k // 4 * height / 2 + 4
+        box = [x, y, x + 0.8 * width / 4, y + 0.8 * height / 2]
+        boxes.append(box)
+        left, top, right, bottom = (int(v) for v in box)
+        masks[k, top:bottom, left:right] = 1
+    target = {
+        "boxes": torch.tensor(boxes, device=device),
+        "labels": torch.tensor([1 + k % (CLASSES - 1) for k in range(OBJECTS)], device=device),
+        "masks": masks.to(device),
+    }
+    return [target] * batch
+
+
+class Parts:
+    """Seconds of the backbone, the RPN and the heads, the device being waited for at each border."""
+
+    def __init__(self, model, synchronize):
+        self.seconds, self.started, self.synchronize = {}, {}, synchronize
+        self.hooks = []
+        for name in ("backbone", "rpn", "roi_heads"):
+            module = getattr(model, name)
+            self.hooks.append(module.register_forward_pre_hook(lambda *_, name=name: self.begin(name)))
+            self.hooks.append(module.register_forward_hook(lambda *_, name=name: self.end(name)))
+
+    def begin(self, name):
+        self.synchronize()
+        self.started[name] = time.perf_counter()
+
+    def end(self, name):
+        self.synchronize()
+        self.seconds.setdefault(name, []).append(time.perf_counter() - self.started[name])
+
+    def medians(self):
+        for hook in self.hooks:
+            hook.remove()
+        return {name: statistics.median(values) for name, values in self.seconds.items()}
+
+
+class Peer:
+    def __init__(self, model, device, height, width):
+        self.model, self.device, self.size = model.to(device), device, (height, width)
+        self.cuda = device.type == "cuda"
+
+    def synchronize(self):
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def run(self, training, batch, dtype, runs, warmup):
+        """Seconds of each run, detections of the last, peak memory in MiB, seconds by part."""
+        images = [torch.randn(3, *self.size, device=self.device)] * batch
+        targets = made_up_targets(batch, *self.size, self.device) if training else None
+        self.model.train(training)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=1e-4)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.cuda and dtype == "float16")
+        mixed = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(dtype)
+        autocast = torch.autocast(self.device.type, dtype=mixed, enabled=mixed is not None)
+        if self.cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+        def step():
+            with autocast:
+                losses = self.model(images, targets)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(sum(losses.values())).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+        def infer():
+            with torch.inference_mode(), autocast:
+                return sum(len(result["scores"]) for result in self.model(images))
+
+        seconds, found = [], None
+        for number in range(warmup + runs):
+            self.synchronize()
+            start = time.perf_counter()
+            found = step() if training else infer()
+            self.synchronize()
+            if number >= warmup:
+                seconds.append(time.perf_counter() - start)
+        peak = torch.cuda.max_memory_allocated() / 2**20 if self.cuda else None
+        # Once more for the parts, so that waiting at their borders does not count above.
+        parts = Parts(self.model, self.synchronize)
+        for _ in range(min(runs, 3)):
+            step() if training else infer()
+        by_part = parts.medians()
+        if self.cuda:
+            torch.cuda.empty_cache()  # the memory is the other side's now
+        return {"seconds": seconds, "detections": found, "peak_memory_mb": peak, "parts": by_part}
+
+
+def ours(args, folder, weights, training, batch, dtype):
+    report = os.path.join(folder, "report.json")
+    command = [args.benchmark, "--config-file", args.config_file, "--image-size", f"{args.size[0]}x{args.size[1]}"]
+    command += ["--batch", str(batch), "--runs", str(args.runs), "--warmup", str(args.warmup), "--json", report]
+    command += ["--training"] if training else []
+    command += ["MODEL.DEVICE", args.device, "MODEL.WEIGHT", weights, "DTYPE", dtype]
+    command += ["MODEL.ROI_HEADS.SCORE_THRESH", "0.0", "MODEL.RESNETS.STRIDE_IN_1X1", "False"]
+    command += ["MODEL.RPN.FPN_POST_NMS_PER_BATCH", "False"]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if finished.returncode != 0:
+        sys.exit(f"{' '.join(command)}\n{finished.stdout}")
+    with open(report) as file:
+        result = json.load(file)
+    return {
+        "seconds": result["step_s" if training else "forward_s"],
+        "detections": result["detections"],
+        "peak_memory_mb": result["peak_memory_mb"],
+        "parts": result["phases"],
+    }
+
+
+def size(text):
+    height, width = (int(side) for side in text.split("x"))
+    return height, width
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmark", default="target/release/benchmark")
+    parser.add_argument("--config-file", default="configs/e2e_mask_rcnn_R_50_FPN_1x.yaml")
+    parser.add_argument("--device", default="cuda", help="cpu tries the program, not the speed")
+    parser.add_argument("--size", type=size, default=(800, 1333), help="HEIGHTxWIDTH")
+    parser.add_argument("--inference", type=int, nargs="*", default=[1, 8], help="batches")
+    parser.add_argument("--training", type=int, nargs="*", default=[2, 16], help="batches")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "float16"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=10, help="timed runs of each side in a round")
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--json", help="file for the numbers")
+    args = parser.parse_args()
+
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("SKIPPED: no GPU that torch can use")
+        return
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = False  # as in `benchmark`
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, torchvision {torchvision.__version__}, {args.size[0]}x{args.size[1]}")
+
+    model = build_peer(*args.size)
+    peer = Peer(model, device, *args.size)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        weights = os.path.join(folder, "weights.pth")
+        torch.save({"model": converted(model)}, weights)
+        cases = [(False, batch) for batch in args.inference] + [(True, batch) for batch in args.training]
+        for training, batch in cases:
+            for dtype in args.dtypes:
+                what = "training" if training else "inference"
+                rounds = []
+                for _ in range(args.rounds):
+                    theirs = peer.run(training, batch, dtype, args.runs, args.warmup)
+                    own = ours(args, folder, weights, training, batch, dtype)
+                    if theirs["detections"] != own["detections"]:
+                        sys.exit(
+                            f"{what}, batch {batch}, {dtype}: torchvision returns {theirs['detections']} detections, "
+                            f"`benchmark` {own['detections']}"
+                        )
+                    rounds.append((theirs, own))
+                rate = [batch / statistics.median(s for r in rounds for s in r[side]["seconds"]) for side in (0, 1)]
+                memory = [rounds[-1][side]["peak_memory_mb"] or float("nan") for side in (0, 1)]
+                print(
+                    f"{what}, batch {batch}, {dtype}: torchvision {rate[0]:.2f} images/s, {memory[0]:.0f} MiB; "
+                    f"here {rate[1]:.2f} images/s, {memory[1]:.0f} MiB; ratio {rate[1] / rate[0]:.2f}"
+                )
+                for side, whose in enumerate(("torchvision", "here")):
+                    parts = rounds[-1][side]["parts"]
+                    print(f"    {whose}: " + ", ".join(f"{n} {s * 1e3:.1f} ms" for n, s in parts.items()), flush=True)
+                results.append(
+                    {"what": what, "batch": batch, "dtype": dtype, "rounds": [{"torchvision": a, "here": b} for a, b in rounds]}
+                )
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump({"device": name, "torch": torch.__version__, "size": args.size, "results": results}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
