@@ -6,7 +6,6 @@
 
 #include <cstring>
 #include <exception>
-#include <initializer_list>
 
 #include "api.h"
 
@@ -31,13 +30,6 @@ int guarded(mrb_error* error, const Body& body) noexcept {
     set_error(error, "unknown C++ exception");
   }
   return 1;
-}
-
-// The kernels are written for the CPU.
-inline void check_cpu(const char* op, std::initializer_list<const at::Tensor*> tensors) {
-  for (const auto* tensor : tensors) {
-    TORCH_CHECK(tensor->is_cpu(), op, ": tensors must be on the CPU, one is on ", tensor->device());
-  }
 }
 
 inline void check_rois(const char* op, const at::Tensor& input, const at::Tensor& rois) {

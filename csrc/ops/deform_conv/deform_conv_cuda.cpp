@@ -2,6 +2,7 @@
 // the weights.
 #include "ops/deform_conv/deform_conv_cuda.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -157,6 +158,9 @@ std::array<at::Tensor, 4> deform_conv_backward_cuda(const at::Tensor& grad_outpu
                                                     const at::Tensor& weight, const DeformConvGeometry& geometry,
                                                     const std::array<bool, 4>& wanted) {
   const cuda::Guard guard(input.device());
+  // Threads add to the same pixels in any order.
+  TORCH_CHECK(!wanted[0] || !at::globalContext().deterministicAlgorithms(),
+              "deform_conv: on CUDA the input's gradient is not the same every time: train without --deterministic");
   auto grads = DeformConv(input, offset, mask, weight, geometry).backward(grad_output, wanted);
   if (grads[0].defined()) grads[0] = grads[0].contiguous(input.suggest_memory_format());
   return grads;

@@ -60,8 +60,7 @@ int mrb_deform_roi_pool(mrb_error* error, at::Tensor** output, const at::Tensor*
     const auto given_trans = trans ? std::optional<at::Tensor>(*trans) : std::nullopt;
     mrb::check(*input, *rois, trans ? *trans : at::Tensor(), *geometry);
     mrb::check_device("deform_roi_pool", {input, rois, trans ? trans : input});
-    // Boxes are not rounded to half precision.
-    const auto boxes = rois->detach().to(input->is_cuda() ? at::kFloat : input->scalar_type());
-    *output = new at::Tensor(mrb::DeformRoiPool::apply(*input, boxes, given_trans, *geometry));
+    *output = new at::Tensor(
+        mrb::DeformRoiPool::apply(*input, mrb::rois_for(*input, *rois), given_trans, *geometry));
   });
 }

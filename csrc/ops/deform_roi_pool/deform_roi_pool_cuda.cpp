@@ -1,5 +1,6 @@
 #include "ops/deform_roi_pool/deform_roi_pool_cuda.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
@@ -43,6 +44,9 @@ std::array<at::Tensor, 2> deform_roi_pool_backward_cuda(const at::Tensor& grad_o
                                                         const at::Tensor& rois, const at::Tensor& trans,
                                                         const DeformRoiPoolGeometry& geometry) {
   const cuda::Guard guard(input.device());
+  // Threads add to the same pixels in any order.
+  TORCH_CHECK(!at::globalContext().deterministicAlgorithms(),
+              "deform_roi_pool: on CUDA gradients are not the same every time: train without --deterministic");
   const auto grads = grad_output.contiguous(), map = input.contiguous(), regions = rois.contiguous();
   const auto offsets = plain(trans, input);
   const auto shape = shape_of(map, regions, offsets, geometry);

@@ -33,8 +33,15 @@ type Columns = unsafe extern "C" fn(
     *mut c_void,
     *mut c_void,
 ) -> c_int;
-type BackwardInput =
-    unsafe extern "C" fn(*const c_void, *const c_void, *const c_void, *const Shape, c_int, *mut f32, *mut c_void) -> c_int;
+type BackwardInput = unsafe extern "C" fn(
+    *const c_void,
+    *const c_void,
+    *const c_void,
+    *const Shape,
+    c_int,
+    *mut f32,
+    *mut c_void,
+) -> c_int;
 type BackwardOffset = unsafe extern "C" fn(
     *const c_void,
     *const c_void,
@@ -171,7 +178,8 @@ fn golden() {
         let Some(columns) = operands.columns() else { return };
         let columns = columns.view([groups, rows / groups, images * positions]);
         let matrix = weight.view([groups, outputs / groups, rows / groups]);
-        let images_first = |t: &Tensor| t.view([outputs, images, positions]).transpose(0, 1).reshape(grad_output.size());
+        let images_first =
+            |t: &Tensor| t.view([outputs, images, positions]).transpose(0, 1).reshape(grad_output.size());
         let mut output = images_first(&matrix.bmm(&columns));
         if parameters["bias"] == true {
             output += get("bias").view([1, -1, 1, 1]);

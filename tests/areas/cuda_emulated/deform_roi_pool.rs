@@ -164,7 +164,8 @@ fn equals_the_cpu_kernel() {
 #[test]
 fn a_region_of_no_image_gives_nan_and_no_gradient() {
     let mut report = Report::new("cuda_emulated/deform_roi_pool");
-    let rois = Tensor::from_slice2(&[[0.0f32, 4.0, 4.0, 20.0, 20.0], [2.0, 4.0, 4.0, 20.0, 20.0], [-1.0, 0.0, 0.0, 9.0, 9.0]]);
+    let rois =
+        Tensor::from_slice2(&[[0.0f32, 4.0, 4.0, 20.0, 20.0], [2.0, 4.0, 4.0, 20.0, 20.0], [-1.0, 0.0, 0.0, 9.0, 9.0]]);
     let operands = Operands { input: random(&[2, 1, 8, 8], 1), rois, trans: None, geometry: geometry(2, 1, 1, 2) };
     let Some(output) = operands.forward() else { return };
     let is_nan: Vec<bool> = Vec::try_from(output.isnan().flatten(1, -1).all_dim(1, false)).expect("truth values");

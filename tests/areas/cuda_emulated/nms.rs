@@ -15,8 +15,7 @@ type Select = unsafe extern "C" fn(*const u64, *const i64, *const i64, *mut bool
 /// Both kernels on sorted boxes, as the wrapper calls them: the indices of the survivors, rising.
 fn kept(boxes: &Tensor, scores: &Tensor, groups: Option<(&Tensor, i64)>, threshold: f64, at: bool) -> Option<Vec<i64>> {
     // SAFETY: the types are those of the header.
-    let (mask, select): (Mask, Select) =
-        unsafe { (function("mrb_cuda_nms_mask")?, function("mrb_cuda_nms_select")?) };
+    let (mask, select): (Mask, Select) = unsafe { (function("mrb_cuda_nms_mask")?, function("mrb_cuda_nms_select")?) };
     let count = boxes.size()[0];
     let (_, mut order) = scores.sort_stable(true, 0, true);
     if let Some((groups, _)) = groups {

@@ -31,24 +31,10 @@ struct Sizes {
 
 type Align =
     unsafe extern "C" fn(*const c_void, *const f32, *mut c_void, *const Sizes, i64, c_int, *mut c_void) -> c_int;
-type PoolForward = unsafe extern "C" fn(
-    *const c_void,
-    *const f32,
-    *mut c_void,
-    *mut i32,
-    *const Sizes,
-    c_int,
-    *mut c_void,
-) -> c_int;
-type PoolBackward = unsafe extern "C" fn(
-    *const c_void,
-    *const i32,
-    *const f32,
-    *mut c_void,
-    *const Sizes,
-    c_int,
-    *mut c_void,
-) -> c_int;
+type PoolForward =
+    unsafe extern "C" fn(*const c_void, *const f32, *mut c_void, *mut i32, *const Sizes, c_int, *mut c_void) -> c_int;
+type PoolBackward =
+    unsafe extern "C" fn(*const c_void, *const i32, *const f32, *mut c_void, *const Sizes, c_int, *mut c_void) -> c_int;
 
 /// How a map or what is pooled from it lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
