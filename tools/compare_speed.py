@@ -2,11 +2,13 @@
 """Times the PyTorch original and this project's `benchmark` in turns, on the same weights and image.
 
     MRB_PYTHON=... ; $MRB_PYTHON tools/compare_speed.py --original DIR --config-file FILE [--image FILE] [--rounds 5]
+        [--training]
 
 DIR is a checkout of maskrcnn-benchmark or of its Res2Net fork. Its native extension need not be compiled: RoIAlign and
 NMS come from torchvision. FILE is one of its YAML files; the same file is given to `benchmark`. The weights are drawn at
 random by the original and written once, so SCORE_THRESH is 0 and both sides return 100 detections. Each round runs the
 original once and then `benchmark` once (after a warm-up of its own); nothing else should run on the machine.
+With --training it is training steps (losses, gradients, SGD) on the objects that `benchmark --training` makes up.
 """
 import argparse
 import json
@@ -37,8 +39,12 @@ def native_extension():
     def roi_align_forward(feature, rois, scale, height, width, ratio):
         return torch.ops.torchvision.roi_align(feature, rois, scale, height, width, ratio, False)
 
+    def roi_align_backward(grad, rois, scale, height, width, *shape_and_ratio):
+        return torch.ops.torchvision._roi_align_backward(grad, rois, scale, height, width, *shape_and_ratio, False)
+
     module.nms = nms
     module.roi_align_forward = roi_align_forward
+    module.roi_align_backward = roi_align_backward
     module.__getattr__ = lambda name: None
     return module
 
@@ -82,6 +88,23 @@ def network_input(cfg, path):
     return pixels - torch.tensor(cfg.INPUT.PIXEL_MEAN).view(3, 1, 1)
 
 
+def made_up_target(cfg, height, width):
+    """The objects of src/cli/benchmark/training.rs."""
+    from maskrcnn_benchmark.structures.bounding_box import BoxList
+    from maskrcnn_benchmark.structures.segmentation_mask import SegmentationMask
+
+    boxes = []
+    for k in range(8):
+        x, y = k % 4 * width / 4 + 4, k // 4 * height / 2 + 4
+        boxes.append([x, y, x + 0.8 * width / 4, y + 0.8 * height / 2])
+    target = BoxList(torch.tensor(boxes), (width, height), mode="xyxy")
+    classes = cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES
+    target.add_field("labels", torch.tensor([1 + k % (classes - 1) for k in range(8)]))
+    polygons = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes]
+    target.add_field("masks", SegmentationMask(polygons, (width, height)))
+    return target
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", required=True)
@@ -89,6 +112,7 @@ def main():
     parser.add_argument("--image", help="a picture; without it one of 800x1066 random pixels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--training", action="store_true", help="training steps instead of inference")
     parser.add_argument("--benchmark", default="target/release/benchmark")
     args = parser.parse_args()
 
@@ -110,7 +134,21 @@ def main():
 
         from maskrcnn_benchmark.structures.image_list import to_image_list
 
+        target = made_up_target(cfg, *pixels.shape[1:])
+        optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.0, momentum=0.9)
+        model.train(args.training)
+
+        def original_step():
+            start = time.perf_counter()
+            losses = model(to_image_list([pixels], cfg.DATALOADER.SIZE_DIVISIBILITY), [target])
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+            return time.perf_counter() - start, None
+
         def original():
+            if args.training:
+                return original_step()
             with torch.no_grad():
                 start = time.perf_counter()
                 result = model(to_image_list([pixels], cfg.DATALOADER.SIZE_DIVISIBILITY))
@@ -120,21 +158,22 @@ def main():
             report = os.path.join(folder, "report.json")
             command = [args.benchmark, "--config-file", args.config_file, "--image", picture, "--runs", "1"]
             command += ["--warmup", "1", "--threads", str(args.threads), "--json", report]
+            command += ["--training"] if args.training else []
             environment = dict(os.environ, OMP_NUM_THREADS=str(args.threads))
             subprocess.run(
                 command + common + ["MODEL.WEIGHT", weights], check=True, stdout=subprocess.DEVNULL, env=environment
             )
             with open(report) as file:
                 result = json.load(file)
-            return result["forward_s"][0], result["detections"]
+            return result["step_s" if args.training else "forward_s"][0], result["detections"]
 
         original()
         rows = []
         for number in range(args.rounds):
             theirs, own = original(), ours()
             rows.append((theirs[0], own[0]))
-            print(f"round {number + 1}: original {theirs[0]:.3f} s, {theirs[1]} detections; "
-                  f"here {own[0]:.3f} s, {own[1]} detections")
+            found = "" if args.training else f", {theirs[1]} and {own[1]} detections"
+            print(f"round {number + 1}: original {theirs[0]:.3f} s, here {own[0]:.3f} s{found}")
             if theirs[1] != own[1]:
                 sys.exit("the two sides return different numbers of detections")
         theirs, own = (statistics.median(column) for column in zip(*rows))

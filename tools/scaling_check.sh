@@ -30,7 +30,7 @@ export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo}
 compare() {
     local config=$1 images=$2
     shift 2
-    local options=(--config-file "$config" --training "$steps" --warmup 2 --seed 1
+    local options=(--config-file "$config" --scaling "$steps" --warmup 2 --seed 1
         "$@" SOLVER.IMS_PER_BATCH "$images" "${overrides[@]}")
     for ((round = 1; round <= rounds; round++)); do
         echo

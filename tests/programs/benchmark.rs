@@ -75,7 +75,7 @@ fn noise_has_the_size_that_was_asked_for() {
 fn training_is_timed_with_two_processes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("report.json");
-    let mut command = launch(&[], &["benchmark", "--training", "3", "--warmup", "1", "--json"]);
+    let mut command = launch(&[], &["benchmark", "--scaling", "3", "--warmup", "1", "--json"]);
     command.arg(&file).args(arguments(folder.path(), &[], &["SOLVER.MAX_ITER", "100"]));
     let text = succeeds(&mut command);
     assert!(text.contains("2 processes, 1 threads and 1 images each, medians of 3 steps"), "{text}");
@@ -87,6 +87,22 @@ fn training_is_timed_with_two_processes() {
     for phase in ["data", "forward", "backward, averaging", "backward alone", "update", "all-reduce alone"] {
         assert!(report["phases"][phase].as_f64().is_some_and(|seconds| seconds > 0.0), "{phase}: {report}");
     }
+}
+
+#[test]
+fn training_steps_are_timed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("report.json");
+    let json = file.display().to_string();
+    let size = ["--batch", "2", "--image-size", "128x128", "--seed", "1", "--json", &json];
+    let text = succeeds(benchmark(&["--training"]).args(size));
+    assert!(text.contains("training step"), "{text}");
+    let report = report(&file);
+    for phase in ["losses", "gradients", "SGD"] {
+        assert!(report["phases"][phase].as_f64().is_some_and(|seconds| seconds > 0.0), "{phase}: {report}");
+    }
+    assert_eq!(report["step_s"].as_array().map(Vec::len), Some(3), "{report}");
+    assert!(report["detections"].is_null() && report["batch"] == 2, "{report}");
 }
 
 #[test]

@@ -1,223 +1,89 @@
-//! `benchmark --training`: how long the parts of a training step take, alone or with other processes, and how much of
-//! the communication the backward pass hides.
-
-use std::time::Instant;
+//! Training steps on made-up objects.
 
 use anyhow::{Context, Result};
-use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use super::{median, Args, Phases};
-use crate::cli::Registries;
+use super::report::Phases;
 use crate::config::Config;
-use crate::data::{make_data_loader, LoaderOptions};
-use crate::engine::trainer::{backward, total};
 use crate::layers::Parameters;
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::solver::{make_optimizer, Sgd};
-use crate::utils::comm;
-use crate::utils::miscellaneous::write_atomically;
+use crate::structures::{BoxList, ImageList, Keypoints, Mode, SegmentationMask};
 
-const BACKWARD: &str = "backward, averaging";
-const BACKWARD_ALONE: &str = "backward alone";
-const ALL_REDUCE: &str = "all-reduce alone";
+/// Objects in an image: two rows of four.
+const OBJECTS: i64 = 8;
 
-/// Times `steps` training steps on the configuration's data after `args.warmup` others. Every second step leaves out the
-/// averaging and the update, so that the backward pass is seen alone.
-///
-/// # Errors
-/// Data that cannot be read, or a process of the job that is lost.
-pub(super) fn training(
-    args: &Args,
-    steps: u32,
-    cfg: &Config,
-    (parameters, model): (&Parameters, &GeneralizedRcnn),
-    registries: &Registries,
-) -> Result<()> {
-    let mut tensors: Vec<_> = parameters.state().into_iter().map(|entry| entry.tensor).collect();
-    comm::broadcast(&mut tensors)?;
-    let mut optimizer = make_optimizer(cfg, parameters);
-    let device = tensors.first().map_or(Device::Cpu, Tensor::device);
-    let trained: Vec<(String, Tensor)> =
-        optimizer.groups().iter().map(|group| (group.name.clone(), group.tensor.shallow_clone())).collect();
-    let gradients: usize = trained.iter().map(|(_, tensor)| tensor.numel() * tensor.kind().elt_size_in_bytes()).sum();
-    let mut reducer = comm::reducer(&trained)?;
-    let options = LoaderOptions {
-        is_train: true,
-        is_for_period: false,
-        rank: comm::get_rank(),
-        world_size: comm::get_world_size(),
-        start_iter: 0,
-        state: None,
-        seed: args.config.seed.unwrap_or(0),
-        datasets: &registries.datasets,
-        transforms: &registries.transforms,
-    };
-    let loader = make_data_loader(cfg, &options)?.pop().context("DATASETS.TRAIN names no data set")?;
+pub(super) struct Trainer {
+    optimizer: Sgd,
+    classes: i64,
+}
 
-    let mut phases = Phases::default();
-    let (mut whole, mut waits, mut traffic, mut images) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    let mut batches = loader.iter();
-    for step in 0..2 * (args.warmup + steps) {
-        if step == 2 * args.warmup {
-            phases = Phases::default();
-            (whole, waits, traffic) = (Vec::new(), Vec::new(), Vec::new());
-        }
-        let averages = step % 2 == 0;
-        let begin = Instant::now();
-        let batch = phases.time("data", || batches.next().context("SOLVER.MAX_ITER is too small")?)?;
-        images = batch.indices.len();
-        if let Some(reducer) = reducer.as_mut().filter(|_| averages) {
-            comm::together("preparing a step", || reducer.prepare_for_forward())?;
-        }
-        let loss = phases.time("forward", || {
-            let targets: Vec<_> = batch.targets.iter().map(|target| target.to_device(device)).collect();
-            let losses = model.losses(&batch.images.to_device(device), &targets)?;
-            let values = losses.iter().map(|(name, loss)| (name.as_str(), loss.double_value(&[]))).collect();
-            comm::reduce_dict(values)?;
-            Ok(total(&losses))
+impl Trainer {
+    pub(super) fn new(cfg: &Config, parameters: &Parameters) -> Self {
+        let mut optimizer = make_optimizer(cfg, parameters);
+        // A step costs the same at any rate, and with this one random weights do not run away from run to run.
+        optimizer.groups_mut().iter_mut().for_each(|group| group.lr = 0.0);
+        let classes =
+            if cfg.model.retinanet_on { cfg.model.retinanet.num_classes } else { cfg.model.roi_box_head.num_classes };
+        Self { optimizer, classes }
+    }
+
+    /// Losses, gradients, and an update of the weights, each timed.
+    pub(super) fn step(&mut self, model: &GeneralizedRcnn, images: &ImageList, phases: &mut Phases) -> Result<()> {
+        let device = images.tensors.device();
+        let targets = images.image_sizes.iter().map(|&size| Ok(target(size, self.classes)?.to_device(device)));
+        let targets = targets.collect::<Result<Vec<_>>>()?;
+        let loss = phases.time("losses", || {
+            let losses = model.losses(images, &targets)?;
+            losses.into_iter().map(|(_, loss)| loss).reduce(|sum, loss| sum + loss).context("a model without losses")
         })?;
-        optimizer.zero_grad();
-        if averages {
-            let before = sent_bytes();
-            phases.time(BACKWARD, || backward(&loss, reducer.as_mut()))?;
-            waits.push(comm::all_reduce_wait().as_secs_f64());
-            traffic.extend(before.zip(sent_bytes()).map(|(before, after)| after - before));
-            phases.time("update", || {
-                optimizer.step();
-                Ok(())
-            })?;
-            whole.push(begin.elapsed().as_secs_f64());
-        } else {
-            phases.time(BACKWARD_ALONE, || backward(&loss, None))?;
-        }
-    }
-    drop(reducer);
-    if comm::get_world_size() > 1 {
-        all_reduce_alone(&mut phases, &optimizer, steps)?;
-    }
-    let report = Report { phases: phases.medians(), whole, waits, traffic, images, gradients };
-    if comm::is_main_process() {
-        report.print();
-        if let Some(file) = &args.json {
-            write_atomically(file, &serde_json::to_vec_pretty(&report.json())?)?;
-        }
-    }
-    Ok(())
-}
-
-/// Averages as many bytes as the gradients have, in pieces of the reducer's size, while nothing is computed.
-fn all_reduce_alone(phases: &mut Phases, optimizer: &Sgd, times: u32) -> Result<()> {
-    const PIECE: i64 = 25 << 20;
-    let numbers: i64 = optimizer.groups().iter().map(|group| group.tensor.numel() as i64).sum();
-    let all = Tensor::ones([numbers], (Kind::Float, Device::Cpu));
-    for _ in 0..times {
-        comm::synchronize()?;
-        phases.time(ALL_REDUCE, || all.split(PIECE / 4, 0).iter_mut().try_for_each(comm::all_reduce_sum))?;
-    }
-    Ok(())
-}
-
-/// Bytes that have left through the network interface that Gloo is told to use, those of other programs included.
-fn sent_bytes() -> Option<u64> {
-    let interface = std::env::var("GLOO_SOCKET_IFNAME").ok()?;
-    let table = std::fs::read_to_string("/proc/net/dev").ok()?;
-    let row = table.lines().find_map(|line| line.trim_start().strip_prefix(&interface)?.strip_prefix(':'))?;
-    // Eight columns about what came in are first.
-    row.split_whitespace().nth(8)?.parse().ok()
-}
-
-struct Report {
-    phases: Vec<(&'static str, f64)>,
-    /// Seconds of the steps that average.
-    whole: Vec<f64>,
-    /// Seconds between a process's own last gradient and the last average.
-    waits: Vec<f64>,
-    /// Bytes that all processes of the machine sent in a backward pass.
-    traffic: Vec<u64>,
-    /// Images of a process in a step.
-    images: usize,
-    /// Bytes.
-    gradients: usize,
-}
-
-impl Report {
-    fn seconds(&self, name: &str) -> Option<f64> {
-        self.phases.iter().find(|(known, _)| *known == name).map(|(_, seconds)| *seconds)
-    }
-
-    /// Images a second of all processes.
-    fn throughput(&self) -> f64 {
-        (self.images * comm::get_world_size()) as f64 / median(&self.whole)
-    }
-
-    /// The share of the communication's time that the backward pass does not become longer by; `None` in one process.
-    fn hidden(&self) -> Option<f64> {
-        let longer = self.seconds(BACKWARD)? - self.seconds(BACKWARD_ALONE)?;
-        Some((1.0 - longer / self.seconds(ALL_REDUCE)?).clamp(0.0, 1.0))
-    }
-
-    /// Bytes that a process sent in a step.
-    fn sent(&self) -> Option<f64> {
-        let traffic: Vec<f64> = self.traffic.iter().map(|&bytes| bytes as f64).collect();
-        (!traffic.is_empty()).then(|| median(&traffic) / comm::get_world_size() as f64)
-    }
-
-    fn print(&self) {
-        let (processes, threads) = (comm::get_world_size(), tch::get_num_threads());
-        let (images, steps) = (self.images, self.whole.len());
-        println!("{processes} processes, {threads} threads and {images} images each, medians of {steps} steps");
-        for (name, seconds) in &self.phases {
-            println!("{name:<24} {:9.1} ms", seconds * 1e3);
-        }
-        let step = median(&self.whole);
-        println!("{:<24} {:9.1} ms: {:.3} images/s", "step, averaging", step * 1e3, self.throughput());
-        println!("{:<24} {:9.2} MB", "gradients", self.gradients as f64 / 1e6);
-        let Some(hidden) = self.hidden() else { return };
-        println!("{:<24} {:9.1} ms", "wait after own gradients", median(&self.waits) * 1e3);
-        println!("{:<24} {:9.0} % of the all-reduce", "hidden behind backward", hidden * 100.0);
-        if let Some(sent) = self.sent() {
-            println!("{:<24} {:9.2} MB by each process in a step", "sent", sent / 1e6);
-        }
-    }
-
-    fn json(&self) -> serde_json::Value {
-        json!({
-            "processes": comm::get_world_size(),
-            "threads": tch::get_num_threads(),
-            "images_per_process": self.images,
-            "phases": self.phases.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
-            "step_s": self.whole,
-            "wait_s": self.waits,
-            "images_per_s": self.throughput(),
-            "gradient_bytes": self.gradients,
-            "sent_bytes": self.sent(),
-            "hidden": self.hidden(),
+        phases.time("gradients", || {
+            self.optimizer.zero_grad();
+            loss.backward();
+            Ok(())
+        })?;
+        phases.time("SGD", || {
+            self.optimizer.step();
+            Ok(())
         })
     }
+}
+
+/// Objects for an image of (height, width): boxes side by side with their own rectangles as masks.
+/// `tools/compare_speed.py` makes the same ones.
+fn target((height, width): (i64, i64), classes: i64) -> Result<BoxList> {
+    let (cell_width, cell_height) = (width as f64 / 4.0, height as f64 / 2.0);
+    let corners = |k: i64| {
+        let (x, y) = ((k % 4) as f64 * cell_width + 4.0, (k / 4) as f64 * cell_height + 4.0);
+        [x, y, x + 0.8 * cell_width, y + 0.8 * cell_height]
+    };
+    let boxes: Vec<_> = (0..OBJECTS).map(corners).collect();
+    let bbox = Tensor::from_slice(&boxes.concat()).to_kind(Kind::Float).view([OBJECTS, 4]);
+    let mut target = BoxList::new(bbox, (width, height), Mode::Xyxy)?;
+    let labels: Vec<i64> = (0..OBJECTS).map(|k| 1 + k % (classes - 1).max(1)).collect();
+    target.add_field("labels", Tensor::from_slice(&labels));
+    let rectangle = |&[x1, y1, x2, y2]: &[f64; 4]| vec![vec![x1, y1, x2, y1, x2, y2, x1, y2]];
+    target.add_field("masks", SegmentationMask::from_polygons(boxes.iter().map(rectangle).collect(), (width, height)));
+    // 17 visible points in the middle of each box.
+    let point = |&[x1, y1, x2, y2]: &[f64; 4]| [0.5 * (x1 + x2), 0.5 * (y1 + y2), 2.0].repeat(17);
+    let points: Vec<f64> = boxes.iter().flat_map(point).collect();
+    let points = Tensor::from_slice(&points).to_kind(Kind::Float).view([OBJECTS, 17, 3]);
+    target.add_field("keypoints", Keypoints::person(points, (width, height))?);
+    Ok(target)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn report(phases: &[(&'static str, f64)]) -> Report {
-        let (whole, waits, traffic) = (vec![2.0, 4.0, 3.0], vec![0.1], vec![10, 30, 20]);
-        Report { phases: phases.to_vec(), whole, waits, traffic, images: 6, gradients: 8 }
-    }
-
     #[test]
-    fn what_is_hidden_is_the_part_by_which_backward_is_not_longer() {
-        let phases = |averaging: f64| report(&[(BACKWARD, averaging), (BACKWARD_ALONE, 1.0), (ALL_REDUCE, 0.5)]);
-        assert_eq!(phases(1.125).hidden(), Some(0.75));
-        assert_eq!(phases(0.9).hidden(), Some(1.0));
-        assert_eq!(phases(2.0).hidden(), Some(0.0));
-        assert_eq!(report(&[(BACKWARD, 1.0), (BACKWARD_ALONE, 1.0)]).hidden(), None);
-    }
-
-    #[test]
-    fn rates_are_those_of_the_median_step() {
-        let report = report(&[]);
-        assert_eq!((report.throughput(), report.sent()), (2.0, Some(20.0)));
+    fn objects_lie_inside_the_image_and_have_known_classes() -> Result<()> {
+        let target = target((100, 200), 3)?;
+        assert_eq!(target.len(), 8);
+        assert_eq!(target.shallow_clone().clip_to_image(true)?.len(), 8);
+        let labels = Vec::<i64>::try_from(target.tensor_field("labels")?)?;
+        assert_eq!(labels, [1, 2, 1, 2, 1, 2, 1, 2]);
+        assert_eq!(target.bbox().kind(), Kind::Float);
+        Ok(())
     }
 }

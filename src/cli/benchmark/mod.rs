@@ -1,15 +1,17 @@
-//! `benchmark`: how long a model takes for an image, phase by phase, and what it needs.
+//! `benchmark`: how long a model takes for an image or a training step, phase by phase, and what it needs.
 
+mod report;
+mod scaling;
 mod training;
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use clap::Parser;
-use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
+use self::report::{matrix_product_flops, Phases, Report};
+use self::training::Trainer;
 use super::{parse, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
@@ -37,6 +39,14 @@ struct Args {
     #[arg(long, value_name = "HxW", default_value = "800x1066", value_parser = parse_size)]
     image_size: (i64, i64),
 
+    /// Images in a batch: the image or the noise so many times.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+
+    /// Times training steps (losses, gradients, SGD) with eight made-up objects in every image.
+    #[arg(long)]
+    training: bool,
+
     /// Timed runs.
     #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
@@ -49,10 +59,10 @@ struct Args {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..))]
     threads: Option<i32>,
 
-    /// Times this many training steps on DATASETS.TRAIN instead; several processes train together.
-    #[arg(long, value_name = "STEPS", conflicts_with_all = ["image", "image_size"],
+    /// Times this many training steps on DATASETS.TRAIN and their communication; several processes train together.
+    #[arg(long, value_name = "STEPS", conflicts_with_all = ["image", "image_size", "batch", "training"],
           value_parser = clap::value_parser!(u32).range(1..))]
-    training: Option<u32>,
+    scaling: Option<u32>,
 
     #[command(flatten)]
     distributed: DistributedArgs,
@@ -83,7 +93,7 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
         tch::set_num_threads(threads);
     }
     ffi::keep_freed_memory();
-    if args.training.is_some() {
+    if args.scaling.is_some() {
         let DistributedArgs { local_rank, .. } = args.distributed;
         comm::init_process_group(local_rank, args.distributed.timeout(), args.distributed.slow_after())?;
     }
@@ -94,32 +104,42 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
     let checkpointer = DetectronCheckpointer::new(&cfg, &parameters, None);
     let loaded = checkpointer.load(Some(&cfg.model.weight), false)?;
 
-    if let Some(steps) = args.training {
-        training::training(&args, steps, &cfg, (&parameters, &model), registries)?;
+    if let Some(steps) = args.scaling {
+        scaling::scaling(&args, steps, &cfg, (&parameters, &model), registries)?;
         comm::destroy_process_group();
         return Ok(());
     }
-    let mut phases = Phases::default();
-    let mut forward = Vec::new();
-    let mut result = None;
+    let mut trainer = args.training.then(|| Trainer::new(&cfg, &parameters));
+    let mut phases = Phases::new(device);
+    let (mut seconds, mut detections, mut flop) = (Vec::new(), None, None);
     for run in 0..args.warmup + args.runs {
         if run == args.warmup {
-            phases = Phases::default();
-            forward.clear();
+            phases = Phases::new(device);
+            seconds.clear();
         }
         let (images, original_size) = input(&args, &cfg, device, &mut phases)?;
-        let counter = FlopCounter::start();
-        let (seconds, detections) = detect(&model, &images, &mut phases)?;
-        let flop = counter.flop();
-        forward.push(seconds);
-        phases.time("paste masks", || paste(&detections, original_size))?;
-        result = Some((detections.len(), flop));
+        let before = phases.total();
+        match &mut trainer {
+            Some(trainer) => {
+                trainer.step(&model, &images, &mut phases)?;
+                seconds.push(phases.total() - before);
+            }
+            None => {
+                let counter = FlopCounter::start();
+                let found = detect(&model, &images, &mut phases)?;
+                seconds.push(phases.total() - before);
+                flop = Some(counter.flop());
+                detections = Some(found.iter().map(BoxList::len).sum());
+                phases.time("paste masks", || found.iter().try_for_each(|found| paste(found, original_size)))?;
+            }
+        }
     }
-    let (detections, flop) = result.context("at least one run")?;
     let report = Report {
         weights: loaded.file,
+        training: args.training,
+        batch: args.batch.into(),
         phases: phases.medians(),
-        forward,
+        seconds,
         detections,
         flop,
         peak_memory_mib: peak_memory_mib(),
@@ -134,11 +154,14 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
 
 /// The network's input, and the size (width, height) that results are scaled to.
 fn input(args: &Args, cfg: &Config, device: Device, phases: &mut Phases) -> Result<(ImageList, (i64, i64))> {
-    let divisibility = cfg.dataloader.size_divisibility;
+    let list = |image: Tensor| {
+        let images: Vec<_> = (0..args.batch).map(|_| image.shallow_clone()).collect();
+        to_image_list(&images, cfg.dataloader.size_divisibility).to_device(device)
+    };
     let Some(path) = &args.image else {
         let (height, width) = args.image_size;
         let noise = Tensor::randn([3, height, width], (Kind::Float, Device::Cpu)) * 50.0;
-        return Ok((to_image_list(&[noise], divisibility).to_device(device), (width, height)));
+        return Ok((list(noise), (width, height)));
     };
     let image = phases.time("decode", || read_image(path))?;
     ensure!(image.width > 0 && image.height > 0, "{}: an image without pixels", path.display());
@@ -147,16 +170,14 @@ fn input(args: &Args, cfg: &Config, device: Device, phases: &mut Phases) -> Resu
         let rule = Resize::new(vec![cfg.input.min_size_test], Some(cfg.input.max_size_test))?;
         let (height, width) = rule.get_size(size, cfg.input.min_size_test);
         let resized = resize(&image, (width as usize, height as usize));
-        let tensor = Normalize::from_config(cfg)?.to_tensor(&resized);
-        Ok(to_image_list(&[tensor], divisibility).to_device(device))
+        Ok(list(Normalize::from_config(cfg)?.to_tensor(&resized)))
     })?;
     Ok((images, size))
 }
 
-/// The steps of [`GeneralizedRcnn::detect`], each timed; the seconds they took together and what was found.
-fn detect(model: &GeneralizedRcnn, images: &ImageList, phases: &mut Phases) -> Result<(f64, BoxList)> {
+/// The steps of [`GeneralizedRcnn::detect`], each timed.
+fn detect(model: &GeneralizedRcnn, images: &ImageList, phases: &mut Phases) -> Result<Vec<BoxList>> {
     let _no_grad = tch::no_grad_guard();
-    let start = Instant::now();
     let features = phases.time("backbone", || Ok(model.features(images)))?;
     let mut found = phases.time("rpn", || model.rpn().detect(images, &features))?;
     if let Some(heads) = model.roi_heads() {
@@ -168,8 +189,7 @@ fn detect(model: &GeneralizedRcnn, images: &ImageList, phases: &mut Phases) -> R
             found = phases.time("keypoint head", || keypoint.detect(&features, found))?;
         }
     }
-    let detections = found.into_iter().next().context("the model gives nothing for an image")?;
-    Ok((start.elapsed().as_secs_f64(), detections))
+    Ok(found)
 }
 
 /// What evaluation does with detections: boxes in the image's size, masks as run lengths of the whole image.
@@ -179,94 +199,6 @@ fn paste(detections: &BoxList, size: (i64, i64)) -> Result<()> {
         Masker::default().encode(detections.tensor_field("mask")?, &detections)?;
     }
     Ok(())
-}
-
-/// Operations a second of a large matrix product: what the machine can do at best with plain means.
-fn matrix_product_flops(device: Device) -> f64 {
-    const SIDE: i64 = 1024;
-    let matrix = Tensor::randn([SIDE, SIDE], (Kind::Float, device));
-    let seconds = (0..8).map(|_| {
-        let start = Instant::now();
-        // Reading a value waits for the device.
-        let _ = matrix.mm(&matrix).double_value(&[0, 0]);
-        start.elapsed().as_secs_f64()
-    });
-    2.0 * (SIDE as f64).powi(3) / median(&seconds.skip(1).collect::<Vec<_>>())
-}
-
-/// Seconds of each phase, in the order in which they first came.
-#[derive(Default)]
-struct Phases(Vec<(&'static str, Vec<f64>)>);
-
-impl Phases {
-    fn time<T>(&mut self, name: &'static str, phase: impl FnOnce() -> Result<T>) -> Result<T> {
-        let start = Instant::now();
-        let result = phase().with_context(|| name.to_string())?;
-        let seconds = start.elapsed().as_secs_f64();
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, list)) => list.push(seconds),
-            None => self.0.push((name, vec![seconds])),
-        }
-        Ok(result)
-    }
-
-    fn medians(&self) -> Vec<(&'static str, f64)> {
-        self.0.iter().map(|(name, seconds)| (*name, median(seconds))).collect()
-    }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]),
-    }
-}
-
-struct Report {
-    weights: Option<PathBuf>,
-    phases: Vec<(&'static str, f64)>,
-    forward: Vec<f64>,
-    detections: usize,
-    flop: u64,
-    peak_memory_mib: Option<f64>,
-    matrix_product: f64,
-}
-
-impl Report {
-    fn print(&self) {
-        let weights = self.weights.as_deref().map_or("random weights".into(), Path::to_string_lossy);
-        println!("{weights}, {} threads, median of {} runs", tch::get_num_threads(), self.forward.len());
-        for (name, seconds) in &self.phases {
-            println!("{name:<20} {:9.1} ms", seconds * 1e3);
-        }
-        let forward = median(&self.forward);
-        let total: f64 = self.phases.iter().map(|(_, seconds)| seconds).sum();
-        println!("{:<20} {:9.1} ms: {:.2} images/s", "network", forward * 1e3, 1.0 / forward);
-        println!("{:<20} {:9.1} ms: {:.2} images/s", "everything", total * 1e3, 1.0 / total);
-        println!("{:<20} {:9}", "detections", self.detections);
-        if let Some(peak) = self.peak_memory_mib {
-            println!("{:<20} {peak:9.0} MiB", "peak memory");
-        }
-        let (gflop, rate) = (self.flop as f64 / 1e9, self.flop as f64 / 1e9 / forward);
-        println!("{:<20} {gflop:9.1} GFLOP: {rate:.1} GFLOP/s", "convolutions, linear");
-        println!("{:<20} {:9.1} GFLOP/s", "matrix product", self.matrix_product / 1e9);
-    }
-
-    fn json(&self) -> serde_json::Value {
-        json!({
-            "forward_s": self.forward,
-            "phases": self.phases.iter().map(|&(n, s)| (n, s)).collect::<std::collections::BTreeMap<_, _>>(),
-            "detections": self.detections,
-            "peak_memory_mb": self.peak_memory_mib,
-            "gflop": self.flop as f64 / 1e9,
-            "matrix_product_gflop_per_s": self.matrix_product / 1e9,
-            "threads": tch::get_num_threads(),
-            "weights": self.weights,
-        })
-    }
 }
 
 #[cfg(test)]
@@ -279,24 +211,5 @@ mod tests {
         for wrong in ["800", "0x5", "ax3", "3x4x5", ""] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn the_median_is_the_middle_or_the_mean_of_the_two() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
-    }
-
-    #[test]
-    fn phases_keep_their_order_and_name_their_errors() {
-        let mut phases = Phases::default();
-        for _ in 0..2 {
-            phases.time("b", || Ok(())).unwrap();
-            phases.time("a", || Ok(())).unwrap();
-        }
-        assert_eq!(phases.medians().iter().map(|(n, _)| *n).collect::<Vec<_>>(), ["b", "a"]);
-        let error = phases.time("c", || -> Result<()> { anyhow::bail!("broken") }).unwrap_err();
-        assert_eq!(format!("{error:#}"), "c: broken");
     }
 }
