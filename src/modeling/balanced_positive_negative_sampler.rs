@@ -37,8 +37,8 @@ impl BalancedPositiveNegativeSampler {
     ///
     /// # Shapes
     /// `labels`: one `[N]` per image, at least 1 for positives, 0 for negatives, below 0 for what is ignored.
-    pub fn sample(&self, labels: &[Tensor]) -> Vec<Sampled> {
-        labels.iter().map(|labels| self.sample_image(labels)).collect()
+    pub fn sample<'a>(&self, labels: impl IntoIterator<Item = &'a Tensor>) -> Vec<Sampled> {
+        labels.into_iter().map(|labels| self.sample_image(labels)).collect()
     }
 
     fn sample_image(&self, labels: &Tensor) -> Sampled {

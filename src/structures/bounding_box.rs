@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{bail, ensure, Context, Result};
 use tch::{Device, Kind, Tensor};
 
-use super::field::{select_rows, Field};
+use super::field::{select_rows, Field, Fields};
 use super::{Keypoints, SegmentationMask};
 
 /// How the four numbers of a box are read.
@@ -55,7 +55,7 @@ pub struct BoxList {
     bbox: Tensor,
     size: (f64, f64),
     mode: Mode,
-    fields: Vec<(String, Field)>,
+    fields: Fields<Field>,
 }
 
 impl BoxList {
@@ -74,7 +74,7 @@ impl BoxList {
     }
 
     fn with_exact_size(bbox: Tensor, size: (f64, f64), mode: Mode) -> BoxList {
-        BoxList { bbox, size, mode, fields: Vec::new() }
+        BoxList { bbox, size, mode, fields: Fields::new() }
     }
 
     /// The boxes, `[N, 4]`, float32.
@@ -114,17 +114,12 @@ impl BoxList {
 
     /// Adds a field, or replaces the one of that name.
     pub fn add_field(&mut self, name: &str, field: impl Into<Field>) {
-        let field = field.into();
-        match self.fields.iter_mut().find(|(n, _)| n == name) {
-            Some((_, old)) => *old = field,
-            None => self.fields.push((name.to_owned(), field)),
-        }
+        self.fields.add(name, field.into());
     }
 
     /// Takes a field out.
     pub fn remove_field(&mut self, name: &str) -> Option<Field> {
-        let at = self.fields.iter().position(|(n, _)| n == name)?;
-        Some(self.fields.remove(at).1)
+        self.fields.remove(name)
     }
 
     /// The field of that name.
@@ -132,18 +127,17 @@ impl BoxList {
     /// # Errors
     /// If there is none.
     pub fn get_field(&self, name: &str) -> Result<&Field> {
-        let found = self.fields.iter().find(|(n, _)| n == name);
-        found.map(|(_, field)| field).with_context(|| format!("Field '{name}' not found in {self}"))
+        self.fields.get(name).with_context(|| format!("Field '{name}' not found in {self}"))
     }
 
     /// Whether there is a field of that name.
     pub fn has_field(&self, name: &str) -> bool {
-        self.fields.iter().any(|(n, _)| n == name)
+        self.fields.get(name).is_some()
     }
 
     /// The names of the fields, in the order in which they were added.
     pub fn fields(&self) -> Vec<&str> {
-        self.fields.iter().map(|(name, _)| name.as_str()).collect()
+        self.fields.names()
     }
 
     /// A field that must be a tensor.
@@ -271,13 +265,13 @@ impl BoxList {
 
     /// The list with every tensor on `device`. Masks stay on the CPU, as in the original.
     pub fn to_device(&self, device: Device) -> BoxList {
-        let moved = |field: &Field| match field {
+        let fields = self.fields.map(|field| match field {
             Field::Tensor(t) => Field::Tensor(t.to_device(device)),
             Field::Masks(m) => Field::Masks(m.shallow_clone()),
             Field::Keypoints(k) => Field::Keypoints(k.to_device(device)),
-        };
-        let fields = self.fields.iter().map(|(name, field)| (name.clone(), moved(field))).collect();
-        BoxList { fields, ..Self::with_exact_size(self.bbox.to_device(device), self.size, self.mode) }
+        });
+        let moved = Self::with_exact_size(self.bbox.to_device(device), self.size, self.mode);
+        BoxList { fields, ..moved }
     }
 
     /// The boxes at these positions, with their fields: Python's `boxlist[index]`.
@@ -290,12 +284,9 @@ impl BoxList {
     /// without a polygon of three points are dropped.
     pub fn select(&self, index: &Tensor) -> Result<BoxList> {
         let bbox = select_rows(&self.bbox, index).with_context(|| format!("selecting boxes of {self}"))?;
-        let mut selected = Self::with_exact_size(bbox, self.size, self.mode);
-        for (name, field) in &self.fields {
-            let field = field.select(index).with_context(|| format!("selecting field '{name}' of {self}"))?;
-            selected.fields.push((name.clone(), field));
-        }
-        Ok(selected)
+        let fields =
+            self.fields.try_map(|field| field.select(index)).with_context(|| format!("selecting in {self}"))?;
+        Ok(BoxList { fields, ..Self::with_exact_size(bbox, self.size, self.mode) })
     }
 
     /// Moves the corners into the image (`0..=width - 1`, `0..=height - 1`); `remove_empty` then drops boxes with
@@ -349,20 +340,15 @@ impl BoxList {
     }
 
     fn with_all_fields(&self, list: BoxList) -> BoxList {
-        let fields = self.fields.iter().map(|(name, field)| (name.clone(), field.shallow_clone())).collect();
-        BoxList { fields, ..list }
+        BoxList { fields: self.fields.map(Field::shallow_clone), ..list }
     }
 
     fn transformed_fields(
         &self,
         masks: impl Fn(&SegmentationMask) -> Result<SegmentationMask>,
         keypoints: impl Fn(&Keypoints) -> Result<Keypoints>,
-    ) -> Result<Vec<(String, Field)>> {
-        let one = |(name, field): &(String, Field)| {
-            let field = field.transformed(&masks, &keypoints).with_context(|| format!("field '{name}'"))?;
-            Ok((name.clone(), field))
-        };
-        self.fields.iter().map(one).collect()
+    ) -> Result<Fields<Field>> {
+        self.fields.try_map(|field| field.transformed(&masks, &keypoints))
     }
 }
 

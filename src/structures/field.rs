@@ -1,4 +1,4 @@
-//! What a box list keeps per box.
+//! What a box list keeps per box, and values by name.
 
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor};
@@ -63,6 +63,53 @@ impl From<SegmentationMask> for Field {
 impl From<Keypoints> for Field {
     fn from(keypoints: Keypoints) -> Self {
         Field::Keypoints(keypoints)
+    }
+}
+
+/// Values by name, in the order in which they were added.
+#[derive(Debug)]
+pub(super) struct Fields<T>(Vec<(String, T)>);
+
+impl<T> Fields<T> {
+    pub(super) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds a value, or replaces the one of that name.
+    pub(super) fn add(&mut self, name: &str, value: T) {
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((name.to_owned(), value)),
+        }
+    }
+
+    /// Takes a value out.
+    pub(super) fn remove(&mut self, name: &str) -> Option<T> {
+        let at = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.remove(at).1)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&T> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    pub(super) fn names(&self) -> Vec<&str> {
+        self.0.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// The same names with other values.
+    pub(super) fn map(&self, change: impl Fn(&T) -> T) -> Self {
+        Self(self.0.iter().map(|(name, value)| (name.clone(), change(value))).collect())
+    }
+
+    /// The same names with other values.
+    ///
+    /// # Errors
+    /// That of `change`, with the name of the field.
+    pub(super) fn try_map(&self, change: impl Fn(&T) -> Result<T>) -> Result<Self> {
+        let one =
+            |(name, value): &(String, T)| Ok((name.clone(), change(value).with_context(|| format!("field '{name}'"))?));
+        self.0.iter().map(one).collect::<Result<_>>().map(Self)
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{bail, ensure, Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::bounding_box::Flip;
-use super::field::select_rows;
+use super::field::{select_rows, Fields};
 
 /// The names of a kind of keypoints, which of them trade places in a mirror image, and which are joined in a drawing.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub struct Keypoints {
     keypoints: Tensor,
     size: (f64, f64),
     skeleton: &'static Skeleton,
-    fields: Vec<(String, Tensor)>,
+    fields: Fields<Tensor>,
 }
 
 impl Keypoints {
@@ -118,7 +118,7 @@ impl Keypoints {
                 .f_reshape([shape[0], -1, 3])
                 .with_context(|| format!("keypoints of shape {shape:?} are no triples of x, y, visibility"))?;
         }
-        Ok(Keypoints { keypoints, size: (size.0 as f64, size.1 as f64), skeleton, fields: Vec::new() })
+        Ok(Keypoints { keypoints, size: (size.0 as f64, size.1 as f64), skeleton, fields: Fields::new() })
     }
 
     /// Keypoints of persons, in COCO's order.
@@ -156,10 +156,7 @@ impl Keypoints {
 
     /// Adds a tensor with one entry per instance, or replaces the one of that name.
     pub fn add_field(&mut self, name: &str, field: Tensor) {
-        match self.fields.iter_mut().find(|(n, _)| n == name) {
-            Some((_, old)) => *old = field,
-            None => self.fields.push((name.to_owned(), field)),
-        }
+        self.fields.add(name, field);
     }
 
     /// The tensor of that name.
@@ -167,13 +164,12 @@ impl Keypoints {
     /// # Errors
     /// If there is none.
     pub fn get_field(&self, name: &str) -> Result<&Tensor> {
-        let found = self.fields.iter().find(|(n, _)| n == name);
-        found.map(|(_, field)| field).with_context(|| format!("Field '{name}' not found in {self:?}"))
+        self.fields.get(name).with_context(|| format!("Field '{name}' not found in {self:?}"))
     }
 
     /// The names of the fields, in the order in which they were added.
     pub fn fields(&self) -> Vec<&str> {
-        self.fields.iter().map(|(name, _)| name.as_str()).collect()
+        self.fields.names()
     }
 
     /// Another handle on the same keypoints.
@@ -228,7 +224,7 @@ impl Keypoints {
 
     /// The keypoints and their fields on `device`.
     pub fn to_device(&self, device: Device) -> Keypoints {
-        let fields = self.fields.iter().map(|(name, field)| (name.clone(), field.to_device(device))).collect();
+        let fields = self.fields.map(|field| field.to_device(device));
         Keypoints { fields, ..self.with(self.keypoints.to_device(device), self.size) }
     }
 
@@ -237,14 +233,12 @@ impl Keypoints {
     /// # Errors
     /// If a position does not exist.
     pub fn select(&self, index: &Tensor) -> Result<Keypoints> {
-        let fields: Result<Vec<_>> =
-            self.fields.iter().map(|(name, field)| Ok((name.clone(), select_rows(field, index)?))).collect();
-        Ok(Keypoints { fields: fields?, ..self.with(select_rows(&self.keypoints, index)?, self.size) })
+        let fields = self.fields.try_map(|field| select_rows(field, index))?;
+        Ok(Keypoints { fields, ..self.with(select_rows(&self.keypoints, index)?, self.size) })
     }
 
     fn with(&self, keypoints: Tensor, size: (f64, f64)) -> Keypoints {
-        let fields = self.fields.iter().map(|(name, field)| (name.clone(), field.shallow_clone())).collect();
-        Keypoints { keypoints, size, skeleton: self.skeleton, fields }
+        Keypoints { keypoints, size, skeleton: self.skeleton, fields: self.fields.map(Tensor::shallow_clone) }
     }
 }
 

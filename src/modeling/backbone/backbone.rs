@@ -88,7 +88,7 @@ impl FpnBackbone {
         let fpn = Fpn::new(&path.sub("fpn"), &in_channels, out_channels, config, |top| {
             if retinanet {
                 let p6_in = if cfg.model.retinanet.use_c5 { c5 } else { out_channels };
-                TopBlocks::LastLevelP6P7(LastLevelP6P7::new(top, p6_in, out_channels))
+                TopBlocks::LastLevelP6P7(Box::new(LastLevelP6P7::new(top, p6_in, out_channels)))
             } else {
                 TopBlocks::LastLevelMaxPool
             }

@@ -13,7 +13,7 @@ pub enum TopBlocks {
     /// Every other pixel of the coarsest map (a 1×1 maximum of stride 2), for proposals only.
     LastLevelMaxPool,
     /// Two more levels for RetinaNet.
-    LastLevelP6P7(LastLevelP6P7),
+    LastLevelP6P7(Box<LastLevelP6P7>),
 }
 
 /// P6 and P7 of RetinaNet (Lin et al. 2017): two 3×3 convolutions of stride 2.

@@ -54,8 +54,7 @@ impl RpnLossComputation {
 
     /// Draws the anchors that take part in the losses (see [`BalancedPositiveNegativeSampler::sample`]).
     pub fn sample(&self, targets: &[MatchedTargets]) -> Vec<Sampled> {
-        let labels: Vec<Tensor> = targets.iter().map(|t| t.labels.shallow_clone()).collect();
-        self.sampler.sample(&labels)
+        self.sampler.sample(targets.iter().map(|target| &target.labels))
     }
 
     /// `(loss_objectness, loss_rpn_box_reg)`. The box loss is divided by *all* samples, as in the original. Without

@@ -43,8 +43,7 @@ impl FastRcnnLossComputation {
     pub fn subsample(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<BoxList>> {
         let _no_grad = tch::no_grad_guard();
         let prepared = self.prepare_targets(proposals, targets)?;
-        let labels: Vec<Tensor> = prepared.iter().map(|p| p.labels.shallow_clone()).collect();
-        let sampled = self.sampler.sample(&labels);
+        let sampled = self.sampler.sample(prepared.iter().map(|p| &p.labels));
         let images = proposals.iter().zip(targets).zip(prepared.iter().zip(&sampled));
         images
             .map(|((proposals, target), (prepared, sampled))| {

@@ -75,8 +75,7 @@ impl KeypointRcnnLossComputation {
     pub fn subsample(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<KeypointSamples> {
         let _no_grad = tch::no_grad_guard();
         let prepared = self.prepare_targets(proposals, targets)?;
-        let labels: Vec<Tensor> = prepared.iter().map(|p| p.labels.shallow_clone()).collect();
-        let sampled = self.sampler.sample(&labels);
+        let sampled = self.sampler.sample(prepared.iter().map(|p| &p.labels));
         let mut chosen = Vec::with_capacity(proposals.len());
         let mut rows = Vec::with_capacity(proposals.len());
         let mut start = 0;
