@@ -255,6 +255,20 @@ fn weights_that_are_missing_or_of_another_model_are_named_and_nothing_is_lost() 
 }
 
 #[test]
+fn weights_for_another_number_of_classes_name_the_key() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    train(folder.path(), &["SOLVER.MAX_ITER", "1"]);
+    let checkpoint = folder.path().join("model_final.pth").display().to_string();
+    let other = ["MODEL.WEIGHT", &checkpoint, "MODEL.ROI_BOX_HEAD.NUM_CLASSES", "7", "SOLVER.MAX_ITER", "2"];
+    let log = train(&folder.path().join("new"), &other);
+    assert!(log.contains("The file's MODEL.ROI_BOX_HEAD.NUM_CLASSES is 4, the model's 7"), "{log}");
+    assert!(log.contains("file [4, 32], model [7, 32]"), "{log}");
+    let options = ["--skip-test", "--strict"];
+    let error = fails(&mut program("train_net", &folder.path().join("strict"), &options, &other), 1);
+    assert!(error.contains("To use them as they are: MODEL.ROI_BOX_HEAD.NUM_CLASSES 4"), "{error}");
+}
+
+#[test]
 fn a_loss_that_is_not_finite_names_iteration_images_and_terms() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     train(folder.path(), &["SOLVER.MAX_ITER", "1"]);
