@@ -34,6 +34,9 @@ const DCN: &str = "upstream configs/dcn/README.md";
 const GN: &str = "upstream configs/gn_baselines/README.md";
 const FORK: &str = "Res2Net fork README.md";
 
+/// Proposals that the box head sees together.
+const PROPOSALS_AT_ONCE: usize = 250;
+
 /// What stands above the table.
 const EXPLANATION: &str = "\
 Every file of `configs/` (its path without `.yaml`), except the two of the quickstart.
@@ -178,7 +181,11 @@ fn run(model: &GeneralizedRcnn, cfg: &Config, (height, width): (i64, i64)) -> Re
     let Some(heads) = model.roi_heads() else { return Ok(()) };
     let rpn = &cfg.model.rpn;
     let proposals = if rpn.use_fpn { rpn.fpn_post_nms_top_n_test } else { rpn.post_nms_top_n_test };
-    let _ = heads.r#box.predict(&features, &[boxes(proposals, (height, width))?])?;
+    // In parts: the regions of a C4 model, all at once, would take 3 GB.
+    for start in (0..proposals).step_by(PROPOSALS_AT_ONCE) {
+        let number = (proposals - start).min(PROPOSALS_AT_ONCE as i64);
+        let _ = heads.r#box.predict(&features, &[boxes(number, (height, width))?])?;
+    }
     let mut detections = boxes(cfg.model.roi_heads.detections_per_img, (height, width))?;
     let number = detections.len() as i64;
     detections.add_field("labels", Tensor::ones([number], (Kind::Int64, Device::Cpu)));
