@@ -48,7 +48,7 @@ pub fn cuda_machine() -> Result<CudaMachine> {
     Ok(CudaMachine {
         runtime: version(versions.runtime),
         driver: version(versions.driver),
-        cudnn: (cudnn > 0).then(|| ((cudnn / 10000) as u32, (cudnn / 100 % 100) as u32, (cudnn % 100) as u32)),
+        cudnn: (cudnn > 0).then_some(((cudnn / 10000) as u32, (cudnn / 100 % 100) as u32, (cudnn % 100) as u32)),
         devices: (0..count).map(device_at).collect::<Result<_>>()?,
     })
 }
