@@ -74,10 +74,11 @@ int mrb_contiguous(mrb_error* error, at::Tensor** output, const at::Tensor* tens
 // Whether the tensor would be kept in channels-last format by an operator that preserves the format.
 bool mrb_is_channels_last(const at::Tensor* tensor);
 
-// Whether `mrb_fused_conv` takes this input: float32 on the CPU, not empty, gradients off, and libtorch has the operator.
+// Whether `mrb_fused_conv` takes this input: on the CPU, not empty, gradients off, and libtorch has the operator for its
+// type (float32, or bfloat16 where the processor computes with it; under autocast the type it is cast to).
 bool mrb_can_fuse_conv(const at::Tensor* input);
 // Convolution plus bias plus residual, then ReLU, in one step. `bias` and `residual` may be null; `residual` has the
-// output's shape. The output has the memory format of the input.
+// output's shape. The output has the memory format of the input. Under autocast everything is cast first.
 int mrb_fused_conv(mrb_error* error, at::Tensor** output, const at::Tensor* input, const at::Tensor* weight,
                    const at::Tensor* bias, const at::Tensor* residual, int64_t stride, int64_t padding,
                    int64_t dilation, int64_t groups, bool relu);
@@ -99,15 +100,65 @@ int mrb_cuda_device_at(mrb_error* error, mrb_cuda_device* device, int64_t index)
 // anything asks libtorch whether CUDA is there: libtorch remembers the answer.
 int mrb_cuda_open(mrb_error* error);
 
-// Random numbers on the CPU. A generator belongs to the caller (`mrb_generator_free`).
+// Random numbers on the CPU, or the default generator of a CUDA device. A generator belongs to the caller
+// (`mrb_generator_free`).
 int mrb_generator_new(mrb_error* error, at::Generator** generator, uint64_t seed);
 int mrb_generator_default(mrb_error* error, at::Generator** generator);
+int mrb_generator_default_cuda(mrb_error* error, at::Generator** generator, int64_t index);
 void mrb_generator_free(at::Generator* generator);
 // The state is the byte tensor of torch.Generator.get_state().
 int mrb_generator_state(mrb_error* error, at::Tensor** state, at::Generator* generator);
 int mrb_generator_set_state(mrb_error* error, at::Generator* generator, const at::Tensor* state);
 int mrb_randperm(mrb_error* error, at::Tensor** output, int64_t n, at::Generator* generator);
 int mrb_rand(mrb_error* error, at::Tensor** output, int64_t n, at::Generator* generator);
+
+// Automatic mixed precision for this thread, on CUDA or on the CPU, in bfloat16 or else float16. `before` is what
+// `mrb_autocast_leave` goes back to; the two are called in pairs.
+struct mrb_autocast {
+  bool cuda;
+  bool enabled;
+  int32_t dtype;
+};
+int mrb_autocast_enter(mrb_error* error, mrb_autocast* before, bool cuda, bool bfloat16);
+int mrb_autocast_leave(mrb_error* error, const mrb_autocast* before);
+
+// A tensor of the CPU, copied to a CUDA device over pinned memory: nothing waits until it is there.
+int mrb_upload(mrb_error* error, at::Tensor** output, const at::Tensor* tensor, int64_t index);
+// Copies each source into its target, which has its shape: one kernel for many small tensors.
+int mrb_copy_all(mrb_error* error, const at::Tensor* const* targets, const at::Tensor* const* sources, size_t len);
+
+// Forgets the gradients of these parameters.
+int mrb_clear_gradients(mrb_error* error, const at::Tensor* const* parameters, size_t len);
+// Multiplies the gradients by `inverse_scale` in place. `found_non_finite` [1], float32, on their device, is 1 where one
+// of them holds an infinity or nan, else 0.
+int mrb_unscale_gradients(mrb_error* error, at::Tensor** found_non_finite, const at::Tensor* const* parameters,
+                          size_t len, double inverse_scale);
+
+// One parameter with a gradient. `momentum_buffer` is null without momentum; with `first` it is filled, otherwise moved.
+struct mrb_sgd_parameter {
+  const at::Tensor* parameter;
+  const at::Tensor* momentum_buffer;
+  double lr;
+  double weight_decay;
+  bool first;
+};
+// One step of torch.optim.SGD (no dampening, no Nesterov), in place.
+int mrb_sgd_step(mrb_error* error, const mrb_sgd_parameter* parameters, size_t len, double momentum);
+
+// Deterministic algorithms wherever libtorch has them (`torch.use_deterministic_algorithms`, warnings elsewhere).
+int mrb_set_deterministic(mrb_error* error, bool deterministic);
+bool mrb_is_deterministic();
+// Whether matrix products and convolutions of float32 on CUDA may round their factors to TF32.
+int mrb_set_tf32(mrb_error* error, bool allowed);
+// The CUDA device that tensors without a number go to (`torch.cuda.set_device`). Needs CUDA, as the next one does.
+int mrb_cuda_set_device(mrb_error* error, int64_t index);
+// The most that tensors on the device have taken so far (`torch.cuda.max_memory_allocated`).
+int mrb_cuda_peak_memory(mrb_error* error, int64_t* bytes, int64_t index);
+
+// Counts from 0 how often this thread (and the backward passes that it starts) waits for the GPU, or stops counting.
+// Needs a build with CUDA.
+int mrb_count_syncs(mrb_error* error, bool on);
+int64_t mrb_syncs_counted();
 
 // ---- distributed: c10d ----
 

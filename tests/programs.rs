@@ -21,6 +21,8 @@ mod distributed;
 mod errors;
 #[path = "programs/faults.rs"]
 mod faults;
+#[path = "programs/precision.rs"]
+mod precision;
 #[path = "programs/resume.rs"]
 mod resume;
 #[path = "programs/testing.rs"]

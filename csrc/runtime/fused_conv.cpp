@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "guard.h"
+#include "runtime/autocast.h"
 
 namespace mrb {
 namespace {
@@ -28,28 +29,47 @@ const Operators& operators() {
   return found;
 }
 
-c10::IValue or_none(const at::Tensor* tensor) { return tensor ? c10::IValue(*tensor) : c10::IValue(); }
+// oneDNN's condition for convolutions in bfloat16 on x86.
+bool has_bfloat16() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#else
+  return false;
+#endif
+}
+
+// The type that the convolution of this input would be computed in.
+at::ScalarType compute_type(const at::Tensor& input) {
+  return at::autocast::is_autocast_enabled(at::kCPU) ? at::autocast::get_autocast_dtype(at::kCPU) : input.scalar_type();
+}
+
+c10::IValue cast_or_none(const at::Tensor* tensor, at::ScalarType type) {
+  return tensor ? c10::IValue(tensor->to(type)) : c10::IValue();
+}
 
 }  // namespace
 }  // namespace mrb
 
 bool mrb_can_fuse_conv(const at::Tensor* input) {
-  return !at::GradMode::is_enabled() && input->is_cpu() && input->scalar_type() == at::kFloat && input->dim() == 4 &&
-         input->numel() > 0 && mrb::operators().plain && mrb::operators().binary;
+  if (at::GradMode::is_enabled() || !input->is_cpu() || input->dim() != 4 || input->numel() == 0) return false;
+  const auto type = mrb::compute_type(*input);
+  return (type == at::kFloat || (type == at::kBFloat16 && mrb::has_bfloat16())) && mrb::operators().plain &&
+         mrb::operators().binary;
 }
 
 int mrb_fused_conv(mrb_error* error, at::Tensor** output, const at::Tensor* input, const at::Tensor* weight,
                    const at::Tensor* bias, const at::Tensor* residual, int64_t stride, int64_t padding,
                    int64_t dilation, int64_t groups, bool relu) {
   return mrb::guarded(error, [&] {
-    TORCH_CHECK(mrb_can_fuse_conv(input), "fused_conv: only for inference in float32 on the CPU");
+    TORCH_CHECK(mrb_can_fuse_conv(input), "fused_conv: only for inference in float32 or bfloat16 on the CPU");
+    const auto type = mrb::compute_type(*input);
     const auto pair = [](int64_t value) { return std::vector<int64_t>{value, value}; };
     const c10::List<std::optional<at::Scalar>> no_scalars;
     torch::jit::Stack stack;
-    stack.emplace_back(*input);
-    if (residual) stack.emplace_back(*residual);
-    stack.emplace_back(*weight);
-    stack.emplace_back(mrb::or_none(bias));
+    stack.emplace_back(input->to(type));
+    if (residual) stack.emplace_back(residual->to(type));
+    stack.emplace_back(weight->to(type));
+    stack.emplace_back(mrb::cast_or_none(bias, type));
     stack.emplace_back(pair(padding));
     stack.emplace_back(pair(stride));
     stack.emplace_back(pair(dilation));

@@ -1,4 +1,5 @@
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <ATen/core/Generator.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randperm.h>
@@ -13,6 +14,13 @@ int mrb_generator_new(mrb_error* error, at::Generator** generator, uint64_t seed
 
 int mrb_generator_default(mrb_error* error, at::Generator** generator) {
   return mrb::guarded(error, [&] { *generator = new at::Generator(at::detail::getDefaultCPUGenerator()); });
+}
+
+int mrb_generator_default_cuda(mrb_error* error, at::Generator** generator, int64_t index) {
+  return mrb::guarded(error, [&] {
+    const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+    *generator = new at::Generator(at::globalContext().defaultGenerator(device));
+  });
 }
 
 void mrb_generator_free(at::Generator* generator) { delete generator; }

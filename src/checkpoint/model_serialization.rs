@@ -10,6 +10,7 @@ use tch::Tensor;
 use super::hints;
 use super::pickle::{Dict, TensorData, Value};
 use super::{read_file, to_tensor};
+use crate::ffi;
 use crate::layers::parameters::{Entry, Parameters, Role};
 
 /// Named tensors of a file, in its order.
@@ -107,18 +108,20 @@ impl ModelState {
     pub fn new(parameters: &Parameters) -> Self {
         let entries = parameters.state();
         let buffers = entries.iter().enumerate().filter(|(_, entry)| entry.role == Role::Buffer);
-        let live_buffers = buffers.map(|(i, entry)| (i, entry.tensor.shallow_clone())).collect();
+        let live_buffers: Vec<_> = buffers.map(|(i, entry)| (i, entry.tensor.shallow_clone())).collect();
         let mut state = Self { entries, live_buffers };
-        state.keep_buffers();
+        for (i, live) in &state.live_buffers {
+            state.entries[*i].tensor = live.copy();
+        }
         state
     }
 
     /// Takes over the values that buffers have now. Parameters only change in the optimizer's step, but batch norm
     /// changes its buffers in every forward pass: a snapshot has those of the last call.
     pub fn keep_buffers(&mut self) {
-        for (i, live) in &self.live_buffers {
-            self.entries[*i].tensor = live.copy();
-        }
+        let kept: Vec<&Tensor> = self.live_buffers.iter().map(|(i, _)| &self.entries[*i].tensor).collect();
+        let live: Vec<&Tensor> = self.live_buffers.iter().map(|(_, live)| live).collect();
+        ffi::copy_all(&kept, &live).expect("copies have the shapes of the buffers");
     }
 
     /// The model's state as `model.state_dict()` saves it: copies on the CPU, in order, shared tensors once.

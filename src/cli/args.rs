@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Parser;
 
 use super::CommandLine;
+use crate::ffi;
 
 /// The configuration on the command line. Flatten it into a program's own arguments as the last field.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,6 +57,54 @@ impl DistributedArgs {
     /// After which wait those who are late are named, if ever.
     pub fn slow_after(&self) -> Option<Duration> {
         (self.slow_after > 0).then(|| Duration::from_secs(self.slow_after))
+    }
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// How libtorch computes, beside `DTYPE`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BackendArgs {
+    /// Uses operators whose results do not depend on the order in which threads of the GPU come, where there are such:
+    /// a run can be repeated bit by bit, at some cost in speed.
+    #[arg(long)]
+    pub deterministic: bool,
+
+    /// Whether float32 matrix products and convolutions on a GPU may round their factors to TF32 (10 bits of mantissa).
+    /// Without it libtorch's own choice holds: convolutions may, matrix products may not.
+    #[arg(long, value_name = "on|off")]
+    pub tf32: Option<Switch>,
+
+    /// Keeps feature maps on a GPU with the channels of each pixel side by side in memory. Not for training on the CPU.
+    #[arg(long)]
+    pub channels_last: bool,
+}
+
+impl BackendArgs {
+    /// Makes the settings that hold for the whole process. To be called before anything is computed on a GPU.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn apply(&self) -> Result<()> {
+        if self.deterministic {
+            const WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
+            // cuBLAS is only deterministic with workspaces of a fixed size, and reads this when it is first used.
+            if std::env::var_os(WORKSPACE).is_none() {
+                std::env::set_var(WORKSPACE, ":4096:8");
+            }
+            ffi::set_deterministic(true)?;
+            // Off in the original too; trying algorithms out may choose another one in the next run.
+            tch::Cuda::cudnn_set_benchmark(false);
+        }
+        match self.tf32 {
+            Some(switch) => ffi::set_tf32(switch == Switch::On),
+            None => Ok(()),
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use std::sync::Once;
 
 use anyhow::Result;
 
-pub use args::{parse, ConfigArgs, DistributedArgs};
+pub use args::{parse, BackendArgs, ConfigArgs, DistributedArgs, Switch};
 pub use benchmark::benchmark;
 pub use collect_env::collect_env;
 pub use convert_weights::convert_weights;

@@ -4,19 +4,20 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result};
 use tch::Device;
 
-use super::{ConfigArgs, DistributedArgs, Registries};
+use super::{BackendArgs, ConfigArgs, DistributedArgs, Registries};
 use crate::config::Config;
 use crate::data::LoaderOptions;
 use crate::engine::device::parse_device;
 use crate::engine::inference;
 use crate::ffi;
 use crate::layers::parameters::Parameters;
+use crate::layers::Precision;
 use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use crate::utils::collect_env::collect_env_info;
-use crate::utils::comm::{self, get_rank, get_world_size};
+use crate::utils::comm::{self, get_local_rank, get_rank, get_world_size};
 use crate::utils::logger::setup_logger;
 use crate::utils::miscellaneous::mkdir;
 
@@ -39,20 +40,21 @@ impl Program {
     /// draws a seed where none is given.
     pub(super) fn start(
         args: &ConfigArgs,
-        distributed: &DistributedArgs,
+        (distributed, backend): (&DistributedArgs, &BackendArgs),
         all_args: &dyn std::fmt::Debug,
         log_to_file: bool,
     ) -> Result<Self> {
         ffi::keep_freed_memory();
         let cfg = Config::load(args.path(), &args.opts)?;
-        let device = parse_device(&cfg.model.device)?;
-        ensure!(
-            cfg.dtype == "float32",
-            "DTYPE is {:?}; only 'float32' is supported: leave the key out or add: DTYPE float32",
-            cfg.dtype
-        );
+        cfg.dtype.parse::<Precision>()?;
+        let mut device = parse_device(&cfg.model.device)?;
+        backend.apply()?;
         comm::init_process_group(distributed.local_rank, distributed.timeout(), distributed.slow_after())?;
-        if device.is_cuda() {
+        if cfg.model.device == "cuda" {
+            device = parse_device(&format!("cuda:{}", get_local_rank()))?;
+        }
+        if let Device::Cuda(index) = device {
+            ffi::cuda_set_device(index)?;
             comm::add_nccl(distributed.timeout())?;
         }
         let output_dir = (!cfg.output_dir.is_empty()).then(|| PathBuf::from(&cfg.output_dir));

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use clap::Parser;
+use tch::Device;
 
 use super::setup::{Program, TARGET};
-use super::{parse, CommandLine, ConfigArgs, DistributedArgs, Registries};
+use super::{parse, BackendArgs, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
 use crate::utils::comm::destroy_process_group;
 
@@ -14,6 +15,9 @@ use crate::utils::comm::destroy_process_group;
 struct Args {
     #[command(flatten)]
     distributed: DistributedArgs,
+
+    #[command(flatten)]
+    backend: BackendArgs,
 
     /// The checkpoint to test; by default the one that OUTPUT_DIR/last_checkpoint names, else MODEL.WEIGHT.
     #[arg(long, value_name = "FILE")]
@@ -33,9 +37,12 @@ struct Args {
 /// Wrong usage (a [`clap::Error`]), or anything that keeps the evaluation from its end; the message says what to do.
 pub fn test_net(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let args: Args = parse(args)?;
-    let program = Program::start(&args.config, &args.distributed, &args, false)?;
+    let program = Program::start(&args.config, (&args.distributed, &args.backend), &args, false)?;
     log::info!(target: TARGET, "Running with config:\n{}", program.cfg.to_node());
-    let (parameters, model) = program.build_model(registries)?;
+    let (parameters, mut model) = program.build_model(registries)?;
+    if args.backend.channels_last && program.device != Device::Cpu {
+        model = model.with_channels_last()?;
+    }
     let checkpointer =
         DetectronCheckpointer::new(&program.cfg, &parameters, program.output_dir.as_deref()).strict(args.strict);
     let weight = args.ckpt.as_deref().unwrap_or(&program.cfg.model.weight);

@@ -4,14 +4,14 @@ use anyhow::{ensure, Context, Result};
 use clap::Parser;
 
 use super::setup::{Program, TARGET};
-use super::{parse, CommandLine, ConfigArgs, DistributedArgs, Registries};
+use super::{parse, BackendArgs, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
 use crate::data::{make_data_loader, LoaderOptions};
 use crate::engine::advice::advice;
 use crate::engine::trainer::{do_train, Training};
-use crate::engine::training_state::{restored, TrainingState};
-use crate::ffi::Generator;
+use crate::engine::training_state::{restored, set_random_state, TrainingState};
+use crate::layers::Precision;
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::solver::{make_lr_scheduler, make_optimizer};
 use crate::utils::comm::{self, get_rank, get_world_size, is_main_process};
@@ -23,6 +23,9 @@ use crate::utils::miscellaneous::write_atomically;
 struct Args {
     #[command(flatten)]
     distributed: DistributedArgs,
+
+    #[command(flatten)]
+    backend: BackendArgs,
 
     /// Do not test the final model.
     #[arg(long)]
@@ -43,7 +46,7 @@ struct Args {
 /// Wrong usage (a [`clap::Error`]), or anything that keeps the training from its end; the message says what to do.
 pub fn train_net(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let args: Args = parse(args)?;
-    let program = Program::start(&args.config, &args.distributed, &args, true)?;
+    let program = Program::start(&args.config, (&args.distributed, &args.backend), &args, true)?;
     log_config(&program, &args.config)?;
     let model = train(&program, &args, registries)?;
     if !args.skip_test {
@@ -75,7 +78,10 @@ fn log_config(program: &Program, args: &ConfigArgs) -> Result<()> {
 
 fn train(program: &Program, args: &Args, registries: &Registries) -> Result<GeneralizedRcnn> {
     let cfg = &program.cfg;
-    let (parameters, model) = program.build_model(registries)?;
+    let (parameters, mut model) = program.build_model(registries)?;
+    if args.backend.channels_last {
+        model = model.with_channels_last().context("--channels-last")?;
+    }
     let mut optimizer = make_optimizer(cfg, &parameters);
     let mut scheduler = make_lr_scheduler(cfg, &mut optimizer)?;
 
@@ -99,7 +105,10 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
          all machines share",
         get_rank()
     );
-    let exact = restored(&loaded)?.filter(|exact| {
+    let exact = restored(&loaded)?;
+    let scaler = (model.precision() == Precision::Float16)
+        .then(|| exact.as_ref().and_then(|exact| exact.scaler).unwrap_or_default());
+    let exact = exact.filter(|exact| {
         let other_seed = program.seed_given && exact.data.seed != program.seed;
         if other_seed {
             log::warn!(
@@ -143,14 +152,14 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
     };
 
     if let Some(random) = exact.as_ref().and_then(|exact| exact.random(get_rank())) {
-        Generator::default_cpu()?.set_state(random)?;
+        set_random_state(random, program.device)?;
     }
     let state = TrainingState::new(
         checkpointer.model_state(),
-        optimizer,
-        scheduler,
+        (optimizer, scheduler, scaler),
         start_iter,
         data_loader.state(),
+        program.device,
         save_dir.filter(|_| is_main_process()),
     )?;
     do_train(&Training {

@@ -64,6 +64,7 @@ pub fn im_detect_bbox_aug(
     let heads = model.roi_heads().context("TEST.BBOX_AUG needs a model with a box head")?;
     ensure!(!images.is_empty(), "there is no image to detect in");
     let _no_grad = tch::no_grad_guard();
+    let _autocast = model.autocast()?;
     let mut identity = None;
     let mut merged: Vec<Vec<BoxList>> = Vec::new();
     for view in View::all(cfg) {

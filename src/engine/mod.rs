@@ -6,6 +6,7 @@ pub mod coco_demo;
 pub mod device;
 pub mod drawing;
 pub mod inference;
+pub mod loss_history;
 pub mod trainer;
 pub mod training_state;
 

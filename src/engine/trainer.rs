@@ -2,18 +2,20 @@
 
 use std::time::Instant;
 
-use anyhow::{anyhow, bail, Context, Result};
-use tch::{Device, Tensor};
+use anyhow::{anyhow, Context, Result};
+use tch::{Device, Kind, Tensor};
 
 use super::inference::inference;
-use super::training_state::{checkpoint_name, TrainingState};
+use super::loss_history::LossHistory;
+use super::training_state::{checkpoint_name, random_state, set_random_state, TrainingState};
 use crate::config::Config;
 use crate::data::{Batch, DataLoader};
-use crate::ffi::{Generator, Reducer};
+use crate::ffi::{self, Reducer};
 use crate::modeling::detector::{GeneralizedRcnn, Losses};
+use crate::solver::GradScaler;
 use crate::utils::comm::{self, Phase};
 use crate::utils::metric_logger::MetricLogger;
-use crate::utils::miscellaneous::peak_memory_mib;
+use crate::utils::miscellaneous;
 use crate::utils::progress::Progress;
 use crate::utils::termination::on_termination;
 use crate::utils::timer::time_str;
@@ -46,6 +48,7 @@ pub fn do_train(training: &Training) -> Result<()> {
     let max_iter = data_loader.len() as i64;
     log::info!(target: TARGET, "Start training");
     let mut meters = MetricLogger::new("  ");
+    let mut history = LossHistory::default();
     let mut progress = Progress::new(TARGET, "iterations", max_iter.max(0) as u64, true).starting_at(start as u64);
     let watched = TrainingState::clone(state);
     let _guard = on_termination(move |signal| save_at_signal(&watched, signal))?;
@@ -67,34 +70,36 @@ pub fn do_train(training: &Training) -> Result<()> {
             comm::together("preparing an iteration", || reducer.prepare_for_forward())?;
         }
         let losses = losses(training, &batch)?;
-        let values = loss_values(&losses);
-        let means = comm::reduce_dict(values.clone())?;
-        if !all_finite(&means) {
-            let hint = "nothing was saved; earlier checkpoints are as they were. A lower SOLVER.BASE_LR or a longer \
-                        SOLVER.WARMUP_ITERS often helps";
-            if all_finite(&values) {
-                bail!("iteration {iteration}: the loss of another process is not finite; {hint}");
-            }
-            let (terms, images) = (terms(&values), image_ids(data_loader, &batch));
-            bail!("iteration {iteration}: the loss is not finite ({terms}); images: {images}; {hint}");
+        history.push(iteration, &batch.indices, &losses);
+        let logs = iteration % LOG_PERIOD == 0 || iteration == max_iter;
+        let saves = cfg.solver.checkpoint_period > 0 && iteration % cfg.solver.checkpoint_period == 0;
+        // On the CPU nothing is gained by waiting; and most runs that fail do so at once.
+        if training.device == Device::Cpu || iteration == start + 1 || logs || saves {
+            history.settle(&mut meters, |images| image_ids(data_loader, images))?;
         }
-        for (name, value) in means {
-            meters.update(name, value);
-        }
-        state.lock().optimizer.zero_grad();
+        let scale = {
+            let mut completed = state.lock();
+            completed.optimizer.zero_grad();
+            completed.scaler.as_ref().map(GradScaler::scale)
+        };
+        let loss = total(&losses);
+        let loss = scale.map_or_else(|| loss.shallow_clone(), |scale| &loss * scale);
+        let context = || format!("iteration {iteration}");
         comm::enter(Phase::Backward);
-        backward(&total(&losses), reducer.as_mut()).with_context(|| format!("iteration {iteration}"))?;
+        backward(&loss, reducer.as_mut()).with_context(context)?;
         comm::enter(Phase::Update);
-        state.step()?;
+        if let Some(scale) = state.step().with_context(context)? {
+            log::info!(target: TARGET, "Gradient overflow: iteration {iteration} is skipped, the loss scale is now {scale}");
+        }
 
         meters.update("time", end.elapsed().as_secs_f64());
         meters.update("data", data_time);
         end = Instant::now();
         progress.inc(1);
-        if iteration % LOG_PERIOD == 0 || iteration == max_iter {
+        if logs {
             log_line(training, "", iteration, max_iter, &meters, &meters);
         }
-        if cfg.solver.checkpoint_period > 0 && iteration % cfg.solver.checkpoint_period == 0 {
+        if saves {
             save(state, &checkpoint_name(iteration), iteration)?;
         }
         if let Some(data_loader_val) = training.data_loader_val {
@@ -156,50 +161,35 @@ pub fn total(losses: &Losses) -> Tensor {
         .unwrap_or_else(|| Tensor::from(0f32))
 }
 
-/// `loss` (the sum) and each term.
-fn loss_values(losses: &Losses) -> Vec<(&str, f64)> {
-    let terms: Vec<(&str, f64)> = losses.iter().map(|(name, loss)| (name.as_str(), loss.double_value(&[]))).collect();
-    let sum = terms.iter().map(|(_, value)| value).sum();
-    std::iter::once(("loss", sum)).chain(terms).collect()
-}
-
-fn all_finite(values: &[(&str, f64)]) -> bool {
-    values.iter().all(|(_, value)| value.is_finite())
-}
-
-/// The terms of [`loss_values`] as text.
-fn terms(values: &[(&str, f64)]) -> String {
-    values[1..].iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
-}
-
-fn image_ids(data_loader: &DataLoader, batch: &Batch) -> String {
+fn image_ids(data_loader: &DataLoader, images: &[usize]) -> String {
     let dataset = data_loader.dataset();
     let name = |&index: &usize| match dataset.image_info(index) {
         Ok(info) => format!("{} ({})", info.id, info.file_name),
         Err(_) => format!("number {index}"),
     };
-    batch.indices.iter().map(name).collect::<Vec<_>>().join(", ")
+    images.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 /// Losses and evaluation on the validation data. Random numbers drawn here do not change the training.
 fn validate(training: &Training, data_loader_val: &DataLoader) -> Result<MetricLogger> {
-    let random = Generator::default_cpu()?.state()?;
     let Training { cfg, model, device, .. } = training;
+    let random = random_state(*device)?;
     inference(cfg, model, data_loader_val, "[Validation]", *device, None)?;
     comm::enter(Phase::Testing);
     let (mut names, mut values): (Vec<String>, Vec<u8>) = Default::default();
     {
         let _no_grad = tch::no_grad_guard();
         for batch in data_loader_val.iter() {
-            let losses = losses(training, &batch?)?;
-            let row = loss_values(&losses);
-            names = row.iter().map(|(name, _)| name.to_string()).collect();
-            if all_finite(&row) {
-                values.extend(row.iter().flat_map(|(_, value)| value.to_le_bytes()));
+            let (row_names, row): (Vec<String>, Vec<Tensor>) = losses(training, &batch?)?.into_iter().unzip();
+            let row = Vec::<f64>::try_from(Tensor::stack(&row, 0).to_kind(Kind::Double))?;
+            if row.iter().all(|value| value.is_finite()) {
+                let sum: f64 = row.iter().sum();
+                values.extend(std::iter::once(sum).chain(row).flat_map(f64::to_le_bytes));
             }
+            names = std::iter::once("loss".to_string()).chain(row_names).collect();
         }
     }
-    Generator::default_cpu()?.set_state(&random)?;
+    set_random_state(&random, *device)?;
     let mut meters = MetricLogger::new("  ");
     // Processes may have different numbers of batches, so their values come together at the end.
     for values in comm::gather_bytes(values)?.unwrap_or_default() {
@@ -222,7 +212,7 @@ fn log_line(
     let per_iteration = times.get("time").map_or(0.0, |time| time.global_avg());
     let eta = time_str((per_iteration * (max_iter - iteration) as f64).floor());
     let lr = training.state.lock().optimizer.lr();
-    let memory = peak_memory_mib().unwrap_or(0.0);
+    let memory = peak_memory_mib(training.device);
     let delimiter = meters.delimiter();
     let what = if what.is_empty() { String::new() } else { format!("{what}{delimiter}") };
     log::info!(
@@ -231,19 +221,19 @@ fn log_line(
     );
 }
 
-/// Saves a checkpoint, but not one with weights that are not finite: it would replace a good one as the newest.
 fn save(state: &TrainingState, name: &str, iteration: i64) -> Result<()> {
     comm::enter(Phase::Checkpoint);
-    {
-        let completed = state.lock();
-        for group in completed.optimizer.groups() {
-            if group.tensor.isfinite().all().int64_value(&[]) == 0 {
-                bail!("after iteration {iteration} the weight {} is not finite; {name} was not saved", group.name);
-            }
-        }
-    }
     state.save(name).with_context(|| format!("saving the checkpoint {name} of iteration {iteration}"))?;
     Ok(())
+}
+
+/// The most memory so far in MiB: that of tensors on a CUDA device, as in the original, or that of the process.
+fn peak_memory_mib(device: Device) -> f64 {
+    let mib = match device {
+        Device::Cuda(index) => ffi::cuda_peak_memory(index).ok().map(|bytes| bytes as f64 / 1024.0 / 1024.0),
+        _ => miscellaneous::peak_memory_mib(),
+    };
+    mib.unwrap_or(0.0)
 }
 
 fn save_at_signal(state: &TrainingState, signal: &str) {
@@ -260,24 +250,10 @@ fn save_at_signal(state: &TrainingState, signal: &str) {
 mod tests {
     use super::*;
 
-    fn losses(values: &[(&str, f64)]) -> Losses {
-        values.iter().map(|(name, value)| (name.to_string(), Tensor::from(*value))).collect()
-    }
-
     #[test]
-    fn the_sum_comes_before_the_terms() {
-        let losses = losses(&[("loss_classifier", 1.5), ("loss_mask", 0.5)]);
-        let values = loss_values(&losses);
-        assert_eq!(values, [("loss", 2.0), ("loss_classifier", 1.5), ("loss_mask", 0.5)]);
-        assert!(all_finite(&values));
+    fn the_terms_are_added_up() {
+        let losses = [("loss_classifier", 1.5), ("loss_mask", 0.5)];
+        let losses: Losses = losses.iter().map(|(name, value)| (name.to_string(), Tensor::from(*value))).collect();
         assert_eq!(total(&losses).double_value(&[]), 2.0);
-    }
-
-    #[test]
-    fn a_term_that_is_not_finite_is_shown_with_the_others() {
-        let losses = losses(&[("loss_classifier", 1.5), ("loss_mask", f64::NAN)]);
-        let values = loss_values(&losses);
-        assert!(!all_finite(&values));
-        assert_eq!(terms(&values), "loss_classifier 1.5, loss_mask NaN");
     }
 }

@@ -3,23 +3,25 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
-use tch::Tensor;
+use anyhow::{bail, Context, Result};
+use tch::{Device, Tensor};
 
 use crate::checkpoint::{save_snapshot, to_tensor, Contents, Dict, Loaded, ModelState, Value};
 use crate::data::LoaderState;
 use crate::ffi::Generator;
-use crate::solver::{Sgd, WarmupMultiStepLr};
+use crate::solver::{GradScaler, ParamGroup, Sgd, WarmupMultiStepLr};
 use crate::utils::comm;
 
 /// The state after the last completed iteration. It changes all at once, so that whoever holds the lock may save it.
 pub struct Completed {
     pub optimizer: Sgd,
     pub scheduler: WarmupMultiStepLr,
+    /// With `DTYPE float16`.
+    pub scaler: Option<GradScaler>,
     /// Iterations done.
     pub iteration: i64,
-    /// State of libtorch's default generator, as `torch.get_rng_state()` has it; in rank 0 of several processes the
-    /// states of all of them, one row a rank.
+    /// State of libtorch's default generator, as `torch.get_rng_state()` has it, followed by that of the CUDA device's
+    /// generator where training runs on one; in rank 0 of several processes the states of all of them, one row a rank.
     pub random: Tensor,
     /// Seed and place of the data loader.
     pub data: LoaderState,
@@ -32,6 +34,7 @@ pub struct Completed {
 #[derive(Clone)]
 pub struct TrainingState {
     completed: Arc<Mutex<Completed>>,
+    device: Device,
     save_dir: Option<PathBuf>,
 }
 
@@ -42,47 +45,58 @@ impl TrainingState {
     /// libtorch's generator cannot be read, or another process is lost.
     pub fn new(
         model: ModelState,
-        optimizer: Sgd,
-        scheduler: WarmupMultiStepLr,
+        (optimizer, scheduler, scaler): (Sgd, WarmupMultiStepLr, Option<GradScaler>),
         iteration: i64,
         data: LoaderState,
+        device: Device,
         save_dir: Option<&Path>,
     ) -> Result<Self> {
-        let random = random_states()?;
+        let random = random_states(device)?;
         let saved = Some(iteration);
-        let completed = Completed { optimizer, scheduler, iteration, random, data, model, saved };
-        Ok(Self { completed: Arc::new(Mutex::new(completed)), save_dir: save_dir.map(Path::to_owned) })
+        let completed = Completed { optimizer, scheduler, scaler, iteration, random, data, model, saved };
+        Ok(Self { completed: Arc::new(Mutex::new(completed)), device, save_dir: save_dir.map(Path::to_owned) })
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Completed> {
         self.completed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One update: optimizer, then scheduler, as upstream. Gradients must be there. All processes of a job take this
-    /// step together.
+    /// One update: optimizer, then scheduler, as upstream. Gradients must be there, scaled where there is a scaler. If
+    /// one of them overflowed, the optimizer's part is left out (the scheduler's is not, as in the original), and the
+    /// smaller scale of the next iteration is returned. All processes of a job take this step together.
     ///
     /// # Errors
-    /// libtorch's generator cannot be read, or another process is lost.
-    pub fn step(&self) -> Result<()> {
+    /// libtorch's generator cannot be read, another process is lost, or gradients overflow at every scale.
+    pub fn step(&self) -> Result<Option<f64>> {
         // Before the lock is taken: waiting for other processes must not keep a signal from saving what is there.
-        let random = random_states()?;
+        let random = random_states(self.device)?;
         let mut guard = self.lock();
         let completed = &mut *guard;
-        completed.optimizer.step();
+        let mut overflow = None;
+        if let Some(scaler) = &mut completed.scaler {
+            let finite = scaler.unscale(&completed.optimizer)?;
+            scaler.update(finite)?;
+            overflow = (!finite).then_some(scaler.scale());
+        }
+        if overflow.is_none() {
+            completed.optimizer.step();
+        }
         completed.scheduler.step(&mut completed.optimizer);
         completed.model.keep_buffers();
         completed.iteration += 1;
         completed.random = random;
-        Ok(())
+        Ok(overflow)
     }
 
     /// Saves `<name>.pth` and points `last_checkpoint` at it; nothing without an output folder.
     ///
     /// # Errors
-    /// What the file system says; earlier checkpoints are untouched then.
+    /// What the file system says, or a weight that is not finite: such a checkpoint would replace a good one as the
+    /// newest. Earlier checkpoints are untouched then.
     pub fn save(&self, name: &str) -> Result<Option<PathBuf>> {
         let Some(save_dir) = &self.save_dir else { return Ok(None) };
         let mut completed = self.lock();
+        completed.check_weights()?;
         let path = save_snapshot(save_dir, name, &completed.snapshot()?)?;
         completed.saved = Some(completed.iteration);
         Ok(Some(path))
@@ -104,8 +118,36 @@ impl TrainingState {
     }
 }
 
-fn random_states() -> Result<Tensor> {
-    comm::gather(Generator::default_cpu()?.state()?)
+fn random_states(device: Device) -> Result<Tensor> {
+    comm::gather(random_state(device)?)
+}
+
+/// The states of the generators that a training on `device` draws from, as one row of bytes.
+///
+/// # Errors
+/// What libtorch says.
+pub fn random_state(device: Device) -> Result<Tensor> {
+    let cpu = Generator::default_cpu()?.state()?;
+    match device {
+        Device::Cuda(index) => Ok(Tensor::cat(&[cpu, Generator::default_cuda(index)?.state()?], 0)),
+        _ => Ok(cpu),
+    }
+}
+
+/// Goes back to what [`random_state`] gave. A state without a part for the device leaves its generator alone.
+///
+/// # Errors
+/// Bytes that are no such state.
+pub fn set_random_state(state: &Tensor, device: Device) -> Result<()> {
+    let mut generator = Generator::default_cpu()?;
+    let (length, of_cpu) = (state.size()[0], generator.state()?.size()[0]);
+    generator.set_state(&state.narrow(0, 0, of_cpu.min(length)))?;
+    match device {
+        Device::Cuda(index) if length > of_cpu => {
+            Generator::default_cuda(index)?.set_state(&state.narrow(0, of_cpu, length - of_cpu))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `model_0002500`.
@@ -114,6 +156,18 @@ pub fn checkpoint_name(iteration: i64) -> String {
 }
 
 impl Completed {
+    /// Looks at all weights with one read from their device.
+    fn check_weights(&self) -> Result<()> {
+        let finite = |group: &ParamGroup| group.tensor.isfinite().all();
+        let all: Vec<Tensor> = self.optimizer.groups().iter().map(finite).collect();
+        if all.is_empty() || bool::try_from(Tensor::stack(&all, 0).all())? {
+            return Ok(());
+        }
+        let broken = self.optimizer.groups().iter().zip(&all).find(|(_, all)| all.int64_value(&[]) == 0);
+        let name = broken.map_or("", |(group, _)| &group.name);
+        bail!("after iteration {} the weight {name} is not finite; it was not saved", self.iteration);
+    }
+
     fn snapshot(&self) -> Result<Value> {
         let mut data = Dict::new();
         data.insert("seed", self.data.seed as i64);
@@ -121,6 +175,9 @@ impl Completed {
         let mut training_state = Dict::new();
         training_state.insert("random", &self.random);
         training_state.insert("data", data);
+        if let Some(scaler) = &self.scaler {
+            training_state.insert("loss_scaler", scaler.state_dict());
+        }
         self.model.snapshot(&Contents {
             optimizer: Some(self.optimizer.state_dict()),
             scheduler: Some(self.scheduler.state_dict()),
@@ -132,10 +189,12 @@ impl Completed {
 
 /// What [`Completed`] had saved beyond the original's entries.
 pub struct Restored {
-    /// State of libtorch's default generator, by rank.
+    /// [`random_state`] by rank.
     random: Vec<Tensor>,
     /// Seed and place of the data loader.
     pub data: LoaderState,
+    /// Of a run with `DTYPE float16`.
+    pub scaler: Option<GradScaler>,
 }
 
 impl Restored {
@@ -144,7 +203,7 @@ impl Restored {
         self.random.len()
     }
 
-    /// State of the default generator in the process of this rank, if there was one.
+    /// [`random_state`] of the process of this rank, if there was one.
     pub fn random(&self, rank: usize) -> Option<&Tensor> {
         self.random.get(rank)
     }
@@ -162,11 +221,68 @@ pub fn restored(loaded: &Loaded) -> Result<Option<Restored>> {
         let data = state.get("data")?.as_dict()?;
         let number = |key: &str| data.get(key)?.as_int();
         let data = LoaderState { seed: number("seed")? as u64, begun_at: number("begun_at")? as u64 };
-        Some(Restored { random, data })
+        Some(Restored { random, data, scaler: None })
     };
-    let restored = read().with_context(|| {
-        let file = loaded.file.as_deref().unwrap_or(Path::new("the checkpoint"));
-        format!("{}: its training_state is incomplete", file.display())
-    })?;
+    let file = || loaded.file.as_deref().unwrap_or(Path::new("the checkpoint")).display();
+    let mut restored = read().with_context(|| format!("{}: its training_state is incomplete", file()))?;
+    let scaler = state.get("loss_scaler").map(GradScaler::from_state_dict);
+    restored.scaler = scaler.transpose().with_context(|| file().to_string())?;
     Ok(Some(restored))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+    use crate::layers::parameters::{Init, Parameters};
+    use crate::solver::sgd::GroupRates;
+    use crate::solver::WarmupMethod;
+
+    fn state(parameters: &Parameters, scaler: Option<GradScaler>) -> TrainingState {
+        let rates = GroupRates { base_lr: 0.5, bias_lr_factor: 1.0, weight_decay: 0.0, weight_decay_bias: 0.0 };
+        let mut optimizer = Sgd::new(rates.groups(parameters.trainable()), 0.9);
+        let scheduler =
+            WarmupMultiStepLr::new(&mut optimizer, &[10], 0.1, 0.1, 0, WarmupMethod::Constant).expect("a schedule");
+        let data = LoaderState { seed: 1, begun_at: 0 };
+        let model = ModelState::new(parameters);
+        TrainingState::new(model, (optimizer, scheduler, scaler), 0, data, Device::Cpu, None).expect("a state")
+    }
+
+    #[test]
+    fn an_overflow_leaves_the_weights_alone_and_halves_the_scale() {
+        let parameters = Parameters::new(Device::Cpu);
+        let weight = parameters.root().parameter("weight", &[2], Init::Const(1.0));
+        let state = state(&parameters, Some(GradScaler::default()));
+        let train = |factor: f64| {
+            state.lock().optimizer.zero_grad();
+            let scale = state.lock().scaler.map_or(1.0, |scaler| scaler.scale());
+            (&weight * factor * scale).sum(Kind::Float).backward();
+            state.step().expect("a step")
+        };
+        assert_eq!(train(f64::INFINITY), Some(32768.0));
+        assert_eq!(Vec::<f32>::try_from(weight.detach()).unwrap(), [1.0, 1.0]);
+        let done = |completed: &Completed| (completed.iteration, completed.scheduler.last_epoch());
+        assert_eq!(done(&state.lock()), (1, 1));
+        assert_eq!(train(1.0), None);
+        assert_eq!(Vec::<f32>::try_from(weight.detach()).unwrap(), [0.5, 0.5]);
+        assert_eq!(state.lock().scaler.map(|scaler| scaler.scale()), Some(32768.0));
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_is_named_and_not_saved() {
+        let parameters = Parameters::new(Device::Cpu);
+        let _ = parameters.root().sub("a").parameter("weight", &[2], Init::Const(1.0));
+        let _ = parameters.root().sub("b").parameter("weight", &[2], Init::Const(f64::NAN));
+        let error = state(&parameters, None).lock().check_weights().unwrap_err().to_string();
+        assert!(error.contains("the weight b.weight is not finite"), "{error}");
+    }
+
+    #[test]
+    fn random_numbers_go_on_from_a_state() {
+        // A state of its own, because other tests draw from the default generator meanwhile.
+        let state = random_state(Device::Cpu).unwrap();
+        assert_eq!(state.size(), Generator::new(1).unwrap().state().unwrap().size());
+        assert!(set_random_state(&Tensor::zeros([7], (Kind::Uint8, Device::Cpu)), Device::Cpu).is_err());
+    }
 }

@@ -1,19 +1,25 @@
 //! Safe functions over `csrc/api.h` and the operating system: the only place with `unsafe` code. Every C++ exception comes back as an error.
 
+mod autocast;
+mod backends;
 mod cuda;
 mod distributed;
 mod fused_conv;
 mod ops;
+mod optim;
 mod raw;
 mod runtime;
 pub mod system;
 
+pub use autocast::Autocast;
+pub use backends::{cuda_peak_memory, cuda_set_device, is_deterministic, set_deterministic, set_tf32, SyncCounter};
 pub use cuda::{cuda_machine, has_kernels_for, open_cuda, CudaDevice, CudaMachine, CUDA_ARCHITECTURES};
 pub use distributed::{ProcessGroup, Reducer, Store};
 pub use fused_conv::{can_fuse_conv, fused_conv, FusedConv};
 pub use ops::{deform_conv, deform_roi_pool, match_by_iou, nms, nms_mask, roi_align, roi_pool, sigmoid_focal_loss};
+pub use optim::{clear_gradients, copy_all, sgd_step, unscale_gradients, SgdParameter};
 pub use raw::{DeformConvGeometry, DeformRoiPoolGeometry};
-pub use runtime::{channels_last, is_channels_last, keep_freed_memory, nchw, Generator};
+pub use runtime::{channels_last, is_channels_last, keep_freed_memory, nchw, upload, Generator};
 
 use std::ffi::{c_int, CStr};
 

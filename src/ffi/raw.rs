@@ -58,6 +58,24 @@ pub struct CudaDevice {
     pub minor: i64,
 }
 
+/// `mrb_autocast`.
+#[repr(C)]
+pub struct Autocast {
+    pub cuda: bool,
+    pub enabled: bool,
+    pub dtype: i32,
+}
+
+/// `mrb_sgd_parameter`.
+#[repr(C)]
+pub struct SgdParameter {
+    pub parameter: *const C_tensor,
+    pub momentum_buffer: *const C_tensor,
+    pub lr: f64,
+    pub weight_decay: f64,
+    pub first: bool,
+}
+
 /// `mrb_deform_conv_geometry`; see [`crate::layers::dcn::DeformConvGeometry`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -199,6 +217,8 @@ extern "C" {
 
     pub fn mrb_generator_default(error: *mut Error, generator: *mut *mut Generator) -> c_int;
 
+    pub fn mrb_generator_default_cuda(error: *mut Error, generator: *mut *mut Generator, index: i64) -> c_int;
+
     pub fn mrb_generator_free(generator: *mut Generator);
 
     pub fn mrb_generator_state(error: *mut Error, state: *mut *mut C_tensor, generator: *mut Generator) -> c_int;
@@ -208,6 +228,45 @@ extern "C" {
     pub fn mrb_randperm(error: *mut Error, output: *mut *mut C_tensor, n: i64, generator: *mut Generator) -> c_int;
 
     pub fn mrb_rand(error: *mut Error, output: *mut *mut C_tensor, n: i64, generator: *mut Generator) -> c_int;
+
+    pub fn mrb_autocast_enter(error: *mut Error, before: *mut Autocast, cuda: bool, bfloat16: bool) -> c_int;
+
+    pub fn mrb_autocast_leave(error: *mut Error, before: *const Autocast) -> c_int;
+
+    pub fn mrb_upload(error: *mut Error, output: *mut *mut C_tensor, tensor: *const C_tensor, index: i64) -> c_int;
+
+    pub fn mrb_copy_all(
+        error: *mut Error,
+        targets: *const *const C_tensor,
+        sources: *const *const C_tensor,
+        len: usize,
+    ) -> c_int;
+
+    pub fn mrb_clear_gradients(error: *mut Error, parameters: *const *const C_tensor, len: usize) -> c_int;
+
+    pub fn mrb_unscale_gradients(
+        error: *mut Error,
+        found_non_finite: *mut *mut C_tensor,
+        parameters: *const *const C_tensor,
+        len: usize,
+        inverse_scale: f64,
+    ) -> c_int;
+
+    pub fn mrb_sgd_step(error: *mut Error, parameters: *const SgdParameter, len: usize, momentum: f64) -> c_int;
+
+    pub fn mrb_set_deterministic(error: *mut Error, deterministic: bool) -> c_int;
+
+    pub fn mrb_is_deterministic() -> bool;
+
+    pub fn mrb_set_tf32(error: *mut Error, allowed: bool) -> c_int;
+
+    pub fn mrb_cuda_set_device(error: *mut Error, index: i64) -> c_int;
+
+    pub fn mrb_cuda_peak_memory(error: *mut Error, bytes: *mut i64, index: i64) -> c_int;
+
+    pub fn mrb_count_syncs(error: *mut Error, on: bool) -> c_int;
+
+    pub fn mrb_syncs_counted() -> i64;
 
     pub fn mrb_store_new(
         error: *mut Error,

@@ -34,7 +34,17 @@ pub fn is_channels_last(tensor: &Tensor) -> bool {
     unsafe { raw::mrb_is_channels_last(tensor.as_ptr()) }
 }
 
-/// A random number generator on the CPU with the sequences of `torch.Generator`.
+/// A copy on the CUDA device of this number, over pinned memory, so that the program does not wait until it is there.
+///
+/// # Errors
+/// There is no such device, or the tensor is not on the CPU or empty.
+pub fn upload(tensor: &Tensor, index: usize) -> Result<Tensor> {
+    let tensor = tensor.as_ptr();
+    // SAFETY: the handle comes from a live borrowed tensor, the error and output from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe { raw::mrb_upload(error, output, tensor, index as i64) })
+}
+
+/// A random number generator with the sequences of `torch.Generator`; numbers are drawn from one on the CPU.
 pub struct Generator {
     handle: NonNull<raw::Generator>,
 }
@@ -54,6 +64,15 @@ impl Generator {
     pub fn default_cpu() -> Result<Self> {
         // SAFETY: the error and the place for the handle are live for the call.
         Self::make(|error, handle| unsafe { raw::mrb_generator_default(error, handle) })
+    }
+
+    /// The generator that operators on the CUDA device of this number use.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn default_cuda(index: usize) -> Result<Self> {
+        // SAFETY: the error and the place for the handle are live for the call.
+        Self::make(|error, handle| unsafe { raw::mrb_generator_default_cuda(error, handle, index as i64) })
     }
 
     fn make(function: impl FnOnce(*mut raw::Error, *mut *mut raw::Generator) -> std::ffi::c_int) -> Result<Self> {

@@ -1,8 +1,10 @@
 //! Norms: batch norm with fixed statistics, batch norm, group norm.
 
-use tch::Tensor;
+use std::cell::RefCell;
 
-use super::{Init, ParamPath};
+use tch::{Kind, Tensor};
+
+use super::{full_precision, Init, ParamPath};
 
 /// Batch norm whose statistics and affine parameters are fixed (`layers/batch_norm.py`).
 ///
@@ -17,6 +19,19 @@ pub struct FrozenBatchNorm2d {
     pub running_mean: Tensor,
     /// Variance per channel, `[channels]`.
     pub running_var: Tensor,
+    /// What [`scale_and_shift`](Self::scale_and_shift) gave last.
+    folded: RefCell<Option<Box<Folded>>>,
+}
+
+/// A norm as one multiplication and one addition.
+#[derive(Debug)]
+struct Folded {
+    /// libtorch's counts of changes of the four buffers, which loading weights changes.
+    versions: [i64; 4],
+    kind: Kind,
+    /// Both `[1, C, 1, 1]`.
+    scale: Tensor,
+    shift: Tensor,
 }
 
 impl FrozenBatchNorm2d {
@@ -27,6 +42,7 @@ impl FrozenBatchNorm2d {
             bias: path.buffer("bias", &[channels], 0.0),
             running_mean: path.buffer("running_mean", &[channels], 0.0),
             running_var: path.buffer("running_var", &[channels], 1.0),
+            folded: RefCell::new(None),
         }
     }
 
@@ -40,9 +56,20 @@ impl FrozenBatchNorm2d {
     /// # Shapes
     /// `[N, C, H, W]` to the same.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let (scale, shift) = self.scale_and_shift();
-        let per_channel = |t: Tensor| t.to_kind(x.kind()).reshape([1, -1, 1, 1]);
-        x * per_channel(scale) + per_channel(shift)
+        // Half a dozen small operators that would be repeated for every batch.
+        let buffers = [&self.weight, &self.bias, &self.running_mean, &self.running_var];
+        let (versions, kind) = (buffers.map(Tensor::internal_version), x.kind());
+        let mut folded = self.folded.borrow_mut();
+        let folded = match folded.take() {
+            Some(known) if known.versions == versions && known.kind == kind => folded.insert(known),
+            _ => {
+                let (scale, shift) = self.scale_and_shift();
+                let per_channel = |t: Tensor| t.to_kind(kind).reshape([1, -1, 1, 1]);
+                let (scale, shift) = (per_channel(scale), per_channel(shift));
+                folded.insert(Box::new(Folded { versions, kind, scale, shift }))
+            }
+        };
+        x * &folded.scale + &folded.shift
     }
 }
 
@@ -132,13 +159,13 @@ impl GroupNorm {
     }
 
     /// # Shapes
-    /// `[N, C, ...]` to the same.
+    /// `[N, C, ...]` to the same, in float32 if it was half or bfloat16.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if x.numel() == 0 {
             return x.shallow_clone();
         }
-        // libtorch's channels-last group norm loses digits.
-        x.contiguous().group_norm(self.num_groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+        // In float32, as apex and libtorch on CUDA have it. libtorch's channels-last group norm loses digits.
+        full_precision(x).contiguous().group_norm(self.num_groups, Some(&self.weight), Some(&self.bias), self.eps, true)
     }
 }
 
@@ -170,6 +197,17 @@ mod tests {
     use super::*;
     use crate::layers::Parameters;
     use tch::{Device, Kind};
+
+    #[test]
+    fn a_frozen_norm_notices_new_values_and_other_types() {
+        let norm = FrozenBatchNorm2d::new(&Parameters::new(Device::Cpu).root(), 1);
+        let x = Tensor::ones([1, 1, 1, 1], (Kind::Float, Device::Cpu));
+        assert_eq!(norm.forward(&x).double_value(&[0, 0, 0, 0]), 1.0);
+        let _ = norm.bias.shallow_clone().fill_(2.0);
+        assert_eq!(norm.forward(&x).double_value(&[0, 0, 0, 0]), 3.0);
+        assert_eq!(norm.forward(&x.to_kind(Kind::Half)).kind(), Kind::Half);
+        assert_eq!(norm.forward(&x).kind(), Kind::Float);
+    }
 
     #[test]
     fn batch_norm_moves_its_statistics_in_training_only() {

@@ -13,6 +13,7 @@ mod match_by_iou;
 pub mod misc;
 mod nms;
 pub mod parameters;
+mod precision;
 mod roi_align;
 mod roi_pool;
 mod sigmoid_focal_loss;
@@ -28,6 +29,7 @@ pub use misc::{
 };
 pub use nms::{nms, nms_mask, nms_with_rule, SuppressionRule};
 pub use parameters::{Init, ParamPath, Parameters};
+pub use precision::{full_precision, Precision};
 pub use roi_align::roi_align;
 pub use roi_pool::roi_pool;
 pub use sigmoid_focal_loss::sigmoid_focal_loss;

@@ -1,5 +1,6 @@
 use tch::Tensor;
 
+use super::precision::full_precision_on_cpu;
 use crate::ffi;
 
 /// RoIAlign (He et al., *Mask R-CNN*, 2017; the original's `layers/roi_align.py`), differentiable in `input`.
@@ -9,7 +10,8 @@ use crate::ffi;
 /// bins, rounded up. A RoI that is not finite gives nan.
 ///
 /// # Shapes
-/// - `input`: `[N, C, H, W]`, float or double; the output has its memory format
+/// - `input`: `[N, C, H, W]`, float or double; the output has its memory format. Half and bfloat16 are summed up in
+///   float32; the output has their type on CUDA and is float32 on the CPU
 /// - `rois`: `[R, 5]`: batch index, x1, y1, x2, y2 in image pixels
 /// - `output_size`: (height, width); output: `[R, C, height, width]`
 pub fn roi_align(
@@ -19,7 +21,8 @@ pub fn roi_align(
     spatial_scale: f64,
     sampling_ratio: i64,
 ) -> Tensor {
-    ffi::roi_align(input, rois, output_size, spatial_scale, sampling_ratio).expect("roi_align")
+    let input = full_precision_on_cpu(input);
+    ffi::roi_align(&input, rois, output_size, spatial_scale, sampling_ratio).expect("roi_align")
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use tch::Tensor;
 
+use super::precision::full_precision_on_cpu;
 use crate::ffi;
 
 /// RoIPool (Girshick, *Fast R-CNN*, 2015; the original's `csrc/cuda/ROIPool_cuda.cu`), differentiable in `input`.
@@ -8,11 +9,12 @@ use crate::ffi;
 /// a RoI that is not finite nan.
 ///
 /// # Shapes
-/// - `input`: `[N, C, H, W]`, float or double; the output has its memory format
+/// - `input`: `[N, C, H, W]`, float or double; the output has its memory format. Half and bfloat16 stay so on CUDA; on
+///   the CPU the output is float32
 /// - `rois`: `[R, 5]`: batch index, x1, y1, x2, y2 in image pixels
 /// - `output_size`: (height, width); output: `[R, C, height, width]`
 pub fn roi_pool(input: &Tensor, rois: &Tensor, output_size: (i64, i64), spatial_scale: f64) -> Tensor {
-    ffi::roi_pool(input, rois, output_size, spatial_scale).expect("roi_pool")
+    ffi::roi_pool(&full_precision_on_cpu(input), rois, output_size, spatial_scale).expect("roi_pool")
 }
 
 #[cfg(test)]

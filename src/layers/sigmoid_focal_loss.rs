@@ -1,5 +1,6 @@
 use tch::Tensor;
 
+use super::full_precision;
 use crate::ffi;
 
 /// Sigmoid focal loss of every logit (Lin et al., *Focal Loss for Dense Object Detection*, 2017), differentiable in
@@ -9,11 +10,11 @@ use crate::ffi;
 /// logit; the plain logarithms of its fallback for CPU tensors give nan beyond about 17.
 ///
 /// # Shapes
-/// - `logits`: `[R, C]`
+/// - `logits`: `[R, C]`; half and bfloat16 are converted to float32
 /// - `targets`: `[R]`, integers: negative is ignored, 0 is background, t is the class of column t - 1
 /// - output: `[R, C]`, not yet summed
 pub fn sigmoid_focal_loss(logits: &Tensor, targets: &Tensor, gamma: f64, alpha: f64) -> Tensor {
-    ffi::sigmoid_focal_loss(logits, targets, gamma, alpha).expect("sigmoid_focal_loss")
+    ffi::sigmoid_focal_loss(&full_precision(logits), targets, gamma, alpha).expect("sigmoid_focal_loss")
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use tch::{Kind, Tensor};
 
+use super::utils::indices_of_all;
+
 /// Draws at most `batch_size_per_image` samples of each image, of which at most `positive_fraction` are positive.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BalancedPositiveNegativeSampler {
@@ -38,12 +40,11 @@ impl BalancedPositiveNegativeSampler {
     /// # Shapes
     /// `labels`: one `[N]` per image, at least 1 for positives, 0 for negatives, below 0 for what is ignored.
     pub fn sample<'a>(&self, labels: impl IntoIterator<Item = &'a Tensor>) -> Vec<Sampled> {
-        labels.into_iter().map(|labels| self.sample_image(labels)).collect()
+        let masks: Vec<Tensor> = labels.into_iter().flat_map(|labels| [labels.ge(1), labels.eq(0)]).collect();
+        indices_of_all(&masks).chunks_exact(2).map(|pair| self.draw(&pair[0], &pair[1])).collect()
     }
 
-    fn sample_image(&self, labels: &Tensor) -> Sampled {
-        let positive = labels.ge(1).nonzero().squeeze_dim(1);
-        let negative = labels.eq(0).nonzero().squeeze_dim(1);
+    fn draw(&self, positive: &Tensor, negative: &Tensor) -> Sampled {
         let wanted = (self.batch_size_per_image as f64 * self.positive_fraction) as i64;
         let num_positive = wanted.min(positive.size()[0]);
         let num_negative = (self.batch_size_per_image - num_positive).min(negative.size()[0]);
@@ -51,8 +52,8 @@ impl BalancedPositiveNegativeSampler {
             let order = Tensor::randperm(candidates.size()[0], (Kind::Int64, candidates.device()));
             candidates.index_select(0, &order.narrow(0, 0, number)).sort(0, false).0
         };
-        let positive = draw(&positive, num_positive);
-        let negative = draw(&negative, num_negative);
+        let positive = draw(positive, num_positive);
+        let negative = draw(negative, num_negative);
         Sampled { positive, negative }
     }
 }

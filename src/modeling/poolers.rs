@@ -8,7 +8,7 @@ use crate::layers::roi_align;
 use crate::structures::BoxList;
 
 use super::registry::FeatureMaps;
-use super::utils::{cat, indices_of};
+use super::utils::{cat, indices_of_all};
 
 /// Assigns boxes to pyramid levels by their area (Feature Pyramid Networks, equation 1).
 #[derive(Clone, Debug, PartialEq)]
@@ -89,13 +89,11 @@ impl Pooler {
         }
         let areas: Vec<Tensor> = boxes.iter().map(BoxList::area).collect();
         let levels = self.map_levels.levels(&cat(&areas, 0));
-        let mut pooled = Vec::with_capacity(self.scales.len());
-        let mut places = Vec::with_capacity(self.scales.len());
-        for (level, (feature, scale)) in features.iter().zip(&self.scales).enumerate() {
-            let in_level = indices_of(&levels.eq(level as i64));
-            pooled.push(pool(feature, &rois.index_select(0, &in_level), *scale));
-            places.push(in_level);
-        }
+        let masks: Vec<Tensor> = (0..self.scales.len()).map(|level| levels.eq(level as i64)).collect();
+        let places = indices_of_all(&masks);
+        let in_levels = places.iter().zip(features.iter().zip(&self.scales));
+        let pooled: Vec<Tensor> =
+            in_levels.map(|(places, (feature, scale))| pool(feature, &rois.index_select(0, places), *scale)).collect();
         // Back from the order of the levels to the order of the boxes.
         let order = Tensor::cat(&places, 0).argsort(0, false);
         Ok(Tensor::cat(&pooled, 0).index_select(0, &order))

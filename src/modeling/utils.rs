@@ -21,6 +21,19 @@ pub fn indices_of(mask: &Tensor) -> Tensor {
     mask.nonzero().squeeze_dim(1)
 }
 
+/// [`indices_of`] for several masks on the same device, which the program waits for only once.
+///
+/// # Shapes
+/// Each `[N]` → `[K]` int64.
+pub fn indices_of_all(masks: &[Tensor]) -> Vec<Tensor> {
+    let counts: Vec<Tensor> = masks.iter().map(|mask| mask.sum(Kind::Int64)).collect();
+    if counts.is_empty() {
+        return Vec::new();
+    }
+    let counts = Vec::<i64>::try_from(Tensor::stack(&counts, 0)).expect("a number for each mask");
+    masks.iter().zip(counts).map(|(mask, count)| mask.nonzero_static(count, -1).squeeze_dim(1)).collect()
+}
+
 /// A zero that depends on every value of `tensor`: the loss of a term without samples, whose gradients are zeros
 /// instead of missing.
 pub fn zero_loss(tensor: &Tensor) -> Tensor {
@@ -41,4 +54,20 @@ pub fn keep_best(boxes: &BoxList, limit: i64) -> Result<BoxList> {
     let scores = boxes.tensor_field("scores")?;
     let threshold = scores.kthvalue(number - limit + 1, 0, false).0;
     boxes.select(&indices_of(&scores.ge_tensor(&threshold)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_masks_have_the_indices_of_each() {
+        let masks = [&[true, false, true][..], &[false; 4], &[], &[true]].map(Tensor::from_slice);
+        let found = indices_of_all(&masks);
+        assert_eq!(found.len(), masks.len());
+        for (mask, found) in masks.iter().zip(&found) {
+            assert_eq!((found.kind(), found), (Kind::Int64, &indices_of(mask)));
+        }
+        assert!(indices_of_all(&[]).is_empty());
+    }
 }

@@ -4,6 +4,7 @@ use anyhow::{ensure, Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::{to_tensor, Dict, Value};
+use crate::ffi::{self, SgdParameter};
 
 /// One parameter and its settings.
 pub struct ParamGroup {
@@ -71,39 +72,47 @@ impl Sgd {
         self.groups.first().map_or(0.0, |group| group.lr)
     }
 
-    /// Sets existing gradients to zero.
+    /// Forgets the gradients, so that the next backward pass writes instead of adding.
     pub fn zero_grad(&mut self) {
-        for group in &mut self.groups {
-            group.tensor.zero_grad();
-        }
+        ffi::clear_gradients(self.groups.iter().map(|group| &group.tensor)).expect("parameters have gradients");
     }
 
-    /// One update of every parameter that has a gradient.
+    /// Multiplies existing gradients by `inverse_scale`; gives 1 where one of them is not finite, else 0.
+    ///
+    /// # Shapes
+    /// `[1]`, float32, on the gradients' device.
+    ///
+    /// # Errors
+    /// No parameter has a gradient.
+    pub fn unscale_gradients(&self, inverse_scale: f64) -> Result<Tensor> {
+        ffi::unscale_gradients(self.groups.iter().map(|group| &group.tensor), inverse_scale)
+    }
+
+    /// One update of every parameter that has a gradient, all of them in one call.
     pub fn step(&mut self) {
         let _no_grad = tch::no_grad_guard();
-        for (group, buffer) in self.groups.iter_mut().zip(&mut self.momentum_buffers) {
-            let grad = group.tensor.grad();
-            if !grad.defined() {
-                continue;
+        let mut first = Vec::with_capacity(self.groups.len());
+        for (group, buffer) in self.groups.iter().zip(&mut self.momentum_buffers) {
+            let starts = self.momentum != 0.0 && buffer.is_none() && group.tensor.grad().defined();
+            if starts {
+                *buffer = Some(group.tensor.empty_like());
             }
-            // tch exposes no `alpha` of `add_`: a product with a scalar tensor does the same in one pass over memory.
-            let (kind, device) = (grad.kind(), grad.device());
-            let scalar = |value: f64| Tensor::from(value).to_kind(kind).to_device(device);
-            let decayed = match group.weight_decay {
-                0.0 => grad,
-                decay => grad.addcmul(&group.tensor, &scalar(decay)),
-            };
-            let update = if self.momentum == 0.0 {
-                decayed
-            } else {
-                let next = match buffer.take() {
-                    None => decayed.copy(),
-                    Some(mut velocity) => velocity.g_mul_scalar_(self.momentum).g_add_(&decayed),
-                };
-                buffer.insert(next).shallow_clone()
-            };
-            let _ = group.tensor.addcmul_(&update, &scalar(-group.lr));
+            first.push(starts);
         }
+        let parameters: Vec<_> = self
+            .groups
+            .iter()
+            .zip(self.momentum_buffers.iter().zip(first))
+            .filter(|(group, _)| group.tensor.grad().defined())
+            .map(|(group, (buffer, first))| SgdParameter {
+                parameter: &group.tensor,
+                momentum_buffer: buffer.as_ref().filter(|_| self.momentum != 0.0),
+                lr: group.lr,
+                weight_decay: group.weight_decay,
+                first,
+            })
+            .collect();
+        ffi::sgd_step(&parameters, self.momentum).expect("gradients and momentum fit their parameters");
     }
 
     /// What `optimizer.state_dict()` holds in the original: momentum by parameter number, and the groups.
@@ -203,4 +212,77 @@ impl Sgd {
 
 fn placed(tensor: Tensor, (kind, device): (Kind, Device)) -> Tensor {
     tensor.to_kind(kind).to_device(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ffi::channels_last;
+
+    /// Values from -2 to 2 in no order.
+    fn values(shape: &[i64], seed: i64) -> Tensor {
+        let number = shape.iter().product::<i64>();
+        let places = Tensor::arange(number, (Kind::Double, Device::Cpu));
+        ((places * 12.9898 + seed as f64).sin() * 2.0).to_kind(Kind::Float).view(shape)
+    }
+
+    fn group(name: &str, tensor: Tensor, weight_decay: f64) -> ParamGroup {
+        ParamGroup { name: name.into(), tensor: tensor.set_requires_grad(true), lr: 0.1, initial_lr: 0.1, weight_decay }
+    }
+
+    /// The operators of torch.optim.SGD, one after the other; `x + alpha * y` is one rounding there.
+    fn reference(p: &Tensor, grad: &Tensor, velocity: &mut Option<Tensor>, decay: f64) -> Tensor {
+        let rounded_once = |x: &Tensor, y: &Tensor, alpha: f32| {
+            let exact = x.to_kind(Kind::Double) + y.to_kind(Kind::Double) * f64::from(alpha);
+            exact.to_kind(Kind::Float)
+        };
+        let decayed = if decay == 0.0 { grad.copy() } else { rounded_once(grad, p, decay as f32) };
+        let next = match velocity.take() {
+            None => decayed,
+            Some(v) => v * 0.9 + decayed,
+        };
+        let moved = rounded_once(p, &next, -0.1);
+        *velocity = Some(next);
+        moved
+    }
+
+    #[test]
+    fn a_step_rounds_like_the_operators_whatever_the_layout() {
+        let shape = [6, 50, 3, 3]; // more than one block, and not a whole number of them
+        for (decay, format) in [(0.0001, false), (0.0, false), (0.0001, true)] {
+            let start = values(&shape, 1);
+            let start = if format { channels_last(&start) } else { start };
+            let mut optimizer = Sgd::new(vec![group("weight", start.copy(), decay)], 0.9);
+            let (mut expected, mut velocity) = (start.detach().copy(), None);
+            for step in 0..4 {
+                // The gradient of a sum of products is the other factor.
+                let gradient = values(&shape, 10 + step);
+                optimizer.zero_grad();
+                (&optimizer.groups()[0].tensor * &gradient).sum(Kind::Float).backward();
+                optimizer.step();
+                expected = reference(&expected, &gradient, &mut velocity, decay);
+                assert_eq!(optimizer.groups()[0].tensor.detach(), expected, "decay {decay}, step {step}");
+                assert_eq!(optimizer.momentum_buffer(0), velocity.as_ref());
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_without_a_gradient_stay_and_get_no_momentum() {
+        let mut optimizer = Sgd::new(vec![group("a", values(&[4], 1), 0.1), group("b", values(&[4], 2), 0.1)], 0.9);
+        let before = optimizer.groups()[1].tensor.detach().copy();
+        optimizer.groups()[0].tensor.sum(Kind::Float).backward();
+        optimizer.step();
+        assert_eq!(optimizer.groups()[1].tensor.detach(), before);
+        assert!(optimizer.momentum_buffer(0).is_some() && optimizer.momentum_buffer(1).is_none());
+    }
+
+    #[test]
+    fn without_momentum_there_is_no_buffer() {
+        let mut optimizer = Sgd::new(vec![group("a", Tensor::ones([2], (Kind::Float, Device::Cpu)), 0.5)], 0.0);
+        optimizer.groups()[0].tensor.sum(Kind::Float).backward();
+        optimizer.step();
+        assert_eq!(Vec::<f32>::try_from(optimizer.groups()[0].tensor.detach()).unwrap(), [0.85; 2]);
+        assert!(optimizer.momentum_buffer(0).is_none());
+    }
 }

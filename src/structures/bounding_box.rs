@@ -6,7 +6,7 @@ use anyhow::{bail, ensure, Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::field::{select_rows, Field, Fields};
-use super::{Keypoints, SegmentationMask};
+use super::{to_device, Keypoints, SegmentationMask};
 
 /// How the four numbers of a box are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,11 +266,11 @@ impl BoxList {
     /// The list with every tensor on `device`. Masks stay on the CPU, as in the original.
     pub fn to_device(&self, device: Device) -> BoxList {
         let fields = self.fields.map(|field| match field {
-            Field::Tensor(t) => Field::Tensor(t.to_device(device)),
+            Field::Tensor(t) => Field::Tensor(to_device(t, device)),
             Field::Masks(m) => Field::Masks(m.shallow_clone()),
             Field::Keypoints(k) => Field::Keypoints(k.to_device(device)),
         });
-        let moved = Self::with_exact_size(self.bbox.to_device(device), self.size, self.mode);
+        let moved = Self::with_exact_size(to_device(&self.bbox, device), self.size, self.mode);
         BoxList { fields, ..moved }
     }
 
@@ -283,6 +283,15 @@ impl BoxList {
     /// If a position does not exist, in the boxes or in a field. Masks can be fewer than boxes, since instances
     /// without a polygon of three points are dropped.
     pub fn select(&self, index: &Tensor) -> Result<BoxList> {
+        // The number of set positions is read from the device once, not for every field.
+        let index = &match index.kind() {
+            Kind::Bool | Kind::Uint8 => {
+                let shape = index.size();
+                ensure!(shape == self.bbox.size()[..1], "selecting boxes of {self} with a mask of shape {shape:?}");
+                index.nonzero().squeeze_dim(1)
+            }
+            _ => index.shallow_clone(),
+        };
         let bbox = select_rows(&self.bbox, index).with_context(|| format!("selecting boxes of {self}"))?;
         let fields =
             self.fields.try_map(|field| field.select(index)).with_context(|| format!("selecting in {self}"))?;
@@ -297,7 +306,10 @@ impl BoxList {
     /// See [`select`](Self::select); without `remove_empty` there are none.
     pub fn clip_to_image(mut self, remove_empty: bool) -> Result<BoxList> {
         let (right, bottom) = (self.size.0 - 1.0, self.size.1 - 1.0);
-        self.bbox = self.bbox.clamp_min(0).minimum(&self.row([right, bottom, right, bottom]));
+        self.bbox = self.bbox.clamp_min(0);
+        // No tensor of the four limits, which would have to be sent to the device.
+        let _ = self.bbox.slice(1, 0, None, 2).clamp_max_(right);
+        let _ = self.bbox.slice(1, 1, None, 2).clamp_max_(bottom);
         if !remove_empty {
             return Ok(self);
         }

@@ -51,8 +51,12 @@ pub fn boxlist_nms_in_groups(
 /// # Errors
 /// See [`BoxList::select`].
 pub fn remove_small_boxes(list: &BoxList, min_size: f64) -> Result<BoxList> {
-    let sides = list.convert(Mode::Xywh).bbox().narrow(1, 2, 2);
-    list.select(&sides.ge(min_size).all_dim(1, false))
+    list.select(&large_boxes(list, min_size))
+}
+
+/// Which boxes [`remove_small_boxes`] keeps: `[N]` bool.
+pub fn large_boxes(list: &BoxList, min_size: f64) -> Tensor {
+    list.convert(Mode::Xywh).bbox().narrow(1, 2, 2).ge(min_size).all_dim(1, false)
 }
 
 /// Intersection over union of every box of `a` with every box of `b`, `[N, M]`, with inclusive corners.

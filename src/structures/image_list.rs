@@ -2,6 +2,8 @@
 
 use tch::{Device, Tensor};
 
+use super::to_device;
+
 /// A batch of images, padded with zeros on the right and at the bottom to one size.
 #[derive(Debug)]
 pub struct ImageList {
@@ -24,7 +26,7 @@ impl ImageList {
 
     /// The same batch on `device`.
     pub fn to_device(&self, device: Device) -> ImageList {
-        ImageList { tensors: self.tensors.to_device(device), image_sizes: self.image_sizes.clone() }
+        ImageList { tensors: to_device(&self.tensors, device), image_sizes: self.image_sizes.clone() }
     }
 
     /// The number of images.

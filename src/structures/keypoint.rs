@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::bounding_box::Flip;
 use super::field::{select_rows, Fields};
+use super::to_device;
 
 /// The names of a kind of keypoints, which of them trade places in a mirror image, and which are joined in a drawing.
 #[derive(Debug, PartialEq, Eq)]
@@ -224,8 +225,8 @@ impl Keypoints {
 
     /// The keypoints and their fields on `device`.
     pub fn to_device(&self, device: Device) -> Keypoints {
-        let fields = self.fields.map(|field| field.to_device(device));
-        Keypoints { fields, ..self.with(self.keypoints.to_device(device), self.size) }
+        let fields = self.fields.map(|field| to_device(field, device));
+        Keypoints { fields, ..self.with(to_device(&self.keypoints, device), self.size) }
     }
 
     /// The instances at these positions (int64) or where the mask (bool, uint8) is set.

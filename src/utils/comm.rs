@@ -288,24 +288,32 @@ pub fn gather(tensor: Tensor) -> Result<Tensor> {
     Ok(job.together("gathering states", |group| group.gather(&tensor))?.unwrap_or(tensor))
 }
 
-/// The means of named values over the processes (the original's `reduce_loss_dict`), in the order given. They travel
-/// as one vector, sorted by name, so that the order may differ between processes.
+/// The means of rows of named values over the processes (the original's `reduce_loss_dict`, for several iterations at
+/// once), in the order given. All rows have the same names. They travel as one vector, sorted by name, so that the order
+/// of the names may differ between processes.
 ///
 /// # Errors
 /// See [`synchronize`].
-pub fn reduce_dict(values: Vec<(&str, f64)>) -> Result<Vec<(&str, f64)>> {
-    let Some(job) = job() else { return Ok(values) };
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by_key(|&i| values[i].0);
-    let stacked: Vec<f64> = order.iter().map(|&i| values[i].1).collect();
+pub fn reduce_dicts<'a>(rows: &[Vec<(&'a str, f64)>]) -> Result<Vec<Vec<(&'a str, f64)>>> {
+    let mut means = rows.to_vec();
+    let (Some(job), Some(first)) = (job(), rows.first()) else { return Ok(means) };
+    let mut order: Vec<usize> = (0..first.len()).collect();
+    order.sort_by_key(|&i| first[i].0);
+    let stacked: Vec<f64> = rows.iter().flat_map(|row| order.iter().map(|&i| row[i].1)).collect();
     let mut stacked = Tensor::from_slice(&stacked);
     job.together("averaging the losses for the log", |group| group.all_reduce_sum(&mut stacked))?;
     let sums: Vec<f64> = Vec::try_from(stacked)?;
-    let mut means = values;
-    for (&i, sum) in order.iter().zip(sums) {
-        means[i].1 = sum / job.topology.world_size as f64;
+    for (row, sums) in means.iter_mut().zip(sums.chunks_exact(order.len().max(1))) {
+        for (&i, sum) in order.iter().zip(sums) {
+            row[i].1 = sum / job.topology.world_size as f64;
+        }
     }
     Ok(means)
+}
+
+/// This process's number on its machine, from 0, which is the number of its GPU.
+pub fn get_local_rank() -> usize {
+    job().map_or(0, |job| job.topology.local_rank)
 }
 
 /// What averages the gradients of `parameters` over the processes; `None` in a job of one process.
@@ -326,7 +334,8 @@ mod tests {
         init_process_group(None, Duration::from_secs(1), None).unwrap();
         assert_eq!((get_rank(), get_world_size(), is_main_process(), describe()), (0, 1, true, None));
         synchronize().unwrap();
-        assert_eq!(reduce_dict(vec![("loss", 2.0), ("a", 1.0)]).unwrap(), [("loss", 2.0), ("a", 1.0)]);
+        let rows = [vec![("loss", 2.0), ("a", 1.0)], vec![("loss", 3.0), ("a", 0.0)]];
+        assert_eq!(reduce_dicts(&rows).unwrap(), rows);
         assert_eq!(gather_bytes(vec![1, 2]).unwrap(), Some(vec![vec![1, 2]]));
         assert_eq!(gather(Tensor::from_slice(&[3i64])).unwrap(), Tensor::from_slice(&[3i64]));
         assert_eq!(main_process_works("work", || Ok(7)).unwrap(), Some(7));

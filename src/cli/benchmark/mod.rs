@@ -178,6 +178,7 @@ fn input(args: &Args, cfg: &Config, device: Device, phases: &mut Phases) -> Resu
 /// The steps of [`GeneralizedRcnn::detect`], each timed.
 fn detect(model: &GeneralizedRcnn, images: &ImageList, phases: &mut Phases) -> Result<Vec<BoxList>> {
     let _no_grad = tch::no_grad_guard();
+    let _autocast = model.autocast()?;
     let features = phases.time("backbone", || Ok(model.features(images)))?;
     let mut found = phases.time("rpn", || model.rpn().detect(images, &features))?;
     if let Some(heads) = model.roi_heads() {

@@ -75,7 +75,7 @@ pub(super) fn scaling(
             let targets: Vec<_> = batch.targets.iter().map(|target| target.to_device(device)).collect();
             let losses = model.losses(&batch.images.to_device(device), &targets)?;
             let values = losses.iter().map(|(name, loss)| (name.as_str(), loss.double_value(&[]))).collect();
-            comm::reduce_dict(values)?;
+            comm::reduce_dicts(&[values])?;
             Ok(total(&losses))
         })?;
         optimizer.zero_grad();

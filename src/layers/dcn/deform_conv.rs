@@ -1,7 +1,8 @@
+use anyhow::Result;
 use tch::Tensor;
 
 use crate::ffi;
-use crate::layers::{Init, ParamPath};
+use crate::layers::{full_precision, Init, ParamPath};
 
 /// Strides and the like of a deformable convolution; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +46,27 @@ impl From<DeformConvGeometry> for ffi::DeformConvGeometry {
 /// D deformable groups, K = kh · kw kernel positions row by row:
 /// - `input`: `[N, C, H, W]`, `weight`: `[O, C / groups, kh, kw]`
 /// - `offset`: `[N, D · 2K, Ho, Wo]`: for each group and position dy, dx in pixels
-/// - output: `[N, O, Ho, Wo]`, in the memory format of `input`
+/// - output: `[N, O, Ho, Wo]`, in the type and memory format of `input`; half and bfloat16 are computed in float32
 pub fn deform_conv(input: &Tensor, offset: &Tensor, weight: &Tensor, geometry: DeformConvGeometry) -> Tensor {
-    ffi::deform_conv(input, offset, None, weight, &geometry.into()).expect("deform_conv")
+    in_full_precision(input, offset, None, weight, geometry).expect("deform_conv").to_kind(input.kind())
+}
+
+/// Positions between pixels do not bear 16 bits.
+fn in_full_precision(
+    input: &Tensor,
+    offset: &Tensor,
+    mask: Option<&Tensor>,
+    weight: &Tensor,
+    geometry: DeformConvGeometry,
+) -> Result<Tensor> {
+    let mask = mask.map(full_precision);
+    ffi::deform_conv(
+        &full_precision(input),
+        &full_precision(offset),
+        mask.as_ref(),
+        &full_precision(weight),
+        &geometry.into(),
+    )
 }
 
 /// Modulated deformable convolution (Zhu et al., *Deformable ConvNets v2*, 2019), differentiable in every tensor.
@@ -62,11 +81,12 @@ pub fn modulated_deform_conv(
     bias: Option<&Tensor>,
     geometry: DeformConvGeometry,
 ) -> Tensor {
-    let output = ffi::deform_conv(input, offset, Some(mask), weight, &geometry.into()).expect("modulated_deform_conv");
-    match bias {
+    let output = in_full_precision(input, offset, Some(mask), weight, geometry).expect("modulated_deform_conv");
+    let output = match bias {
         Some(bias) => output + bias.view([1, -1, 1, 1]),
         None => output,
-    }
+    };
+    output.to_kind(input.kind())
 }
 
 /// The initialisation of both versions: uniform within one over the root of the *whole* input's fan, whatever the groups.

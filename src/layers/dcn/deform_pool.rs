@@ -1,7 +1,7 @@
 use tch::Tensor;
 
 use crate::ffi;
-use crate::layers::{Init, Linear, LinearConfig, ParamPath};
+use crate::layers::{full_precision, Init, Linear, LinearConfig, ParamPath};
 
 /// The numbers of a deformable RoI pooling; the defaults are the original's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,7 +48,7 @@ impl DeformRoIPoolingConfig {
 /// - `data`: `[N, out_channels · group_size², H, W]`
 /// - `rois`: `[R, 5]`: batch index, x1, y1, x2, y2 in image pixels
 /// - `offset`: `[R, 2 · classes, part_size, part_size]`: for each class along x, then along y
-/// - output: `[R, out_channels, out_size, out_size]`
+/// - output: `[R, out_channels, out_size, out_size]`, in the type of `data`; half and bfloat16 are computed in float32
 pub fn deform_roi_pooling(
     data: &Tensor,
     rois: &Tensor,
@@ -64,7 +64,9 @@ pub fn deform_roi_pooling(
         samples_per_part: config.sample_per_part,
         trans_std: config.trans_std,
     };
-    ffi::deform_roi_pool(data, rois, offset, &geometry).expect("deform_roi_pooling")
+    let offset = offset.map(full_precision);
+    let pooled = ffi::deform_roi_pool(&full_precision(data), rois, offset.as_ref(), &geometry);
+    pooled.expect("deform_roi_pooling").to_kind(data.kind())
 }
 
 /// Pooling whose offsets come from elsewhere; no parameters.

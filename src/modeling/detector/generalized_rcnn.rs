@@ -4,8 +4,8 @@ use anyhow::{ensure, Context, Result};
 use tch::{Device, Tensor};
 
 use crate::config::Config;
-use crate::ffi;
-use crate::layers::ParamPath;
+use crate::ffi::{self, Autocast};
+use crate::layers::{ParamPath, Precision};
 use crate::modeling::backbone::build_backbone;
 use crate::modeling::registry::{Backbone, ModelRegistries};
 use crate::modeling::roi_heads::{build_roi_heads, CombinedRoiHeads};
@@ -21,6 +21,9 @@ pub struct GeneralizedRcnn {
     backbone: Box<dyn Backbone>,
     rpn: ProposalNetwork,
     roi_heads: Option<CombinedRoiHeads>,
+    precision: Precision,
+    device: Device,
+    channels_last: bool,
 }
 
 impl GeneralizedRcnn {
@@ -29,11 +32,40 @@ impl GeneralizedRcnn {
     /// # Errors
     /// Unknown names, or keys that contradict each other.
     pub fn new(cfg: &Config, root: &ParamPath, registries: &ModelRegistries) -> Result<Self> {
+        let precision = cfg.dtype.parse()?;
         let backbone = build_backbone(cfg, &root.sub("backbone"), registries)?;
         let maps = backbone.feature_maps();
         let rpn = build_rpn(cfg, &root.sub("rpn"), maps, registries)?;
         let roi_heads = build_roi_heads(cfg, &root.sub("roi_heads"), maps, registries)?;
-        Ok(Self { backbone, rpn, roi_heads })
+        Ok(Self { backbone, rpn, roi_heads, precision, device: root.device(), channels_last: false })
+    }
+
+    /// Keeps feature maps in training and on CUDA with the channels of each pixel side by side in memory, which the
+    /// tensor cores read without reordering. (Inference on the CPU always does so.)
+    ///
+    /// # Errors
+    /// On the CPU, whose library then writes weight gradients out of bounds.
+    pub fn with_channels_last(self) -> Result<Self> {
+        ensure!(
+            self.device != Device::Cpu,
+            "channels-last training is not possible on the CPU: the weight gradients of oneDNN 3.10 write out of bounds \
+             for narrow convolutions in this format (inference on the CPU uses it by itself)"
+        );
+        Ok(Self { channels_last: true, ..self })
+    }
+
+    /// What the model computes in (`DTYPE`).
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Mixed precision for this thread, if `DTYPE` asks for it, for as long as the result lives. Whoever runs parts of
+    /// the model by themselves holds it; [`losses`](Self::losses) and the `detect` methods do so already.
+    ///
+    /// # Errors
+    /// A device without mixed precision.
+    pub fn autocast(&self) -> Result<Option<Autocast>> {
+        self.precision.autocast(self.device)
     }
 
     /// The part that makes feature maps.
@@ -69,7 +101,11 @@ impl GeneralizedRcnn {
             images.len(),
             targets.len()
         );
-        let features = self.backbone.forward(&images.tensors, true);
+        let _autocast = self.autocast()?;
+        let features = match self.channels_last {
+            true => self.backbone.forward(&ffi::channels_last(&images.tensors), true),
+            false => self.backbone.forward(&images.tensors, true),
+        };
         let (proposals, rpn_losses) = self.rpn.losses(images, &features, targets)?;
         let mut losses = match &self.roi_heads {
             Some(heads) => heads.losses(&features, &proposals, targets)?,
@@ -86,6 +122,7 @@ impl GeneralizedRcnn {
     /// `images.tensors` `[N, 3, H, W]`.
     pub fn detect(&self, images: &ImageList) -> Result<Vec<BoxList>> {
         let _no_grad = tch::no_grad_guard();
+        let _autocast = self.autocast()?;
         let features = self.features(images);
         let proposals = self.rpn.detect(images, &features)?;
         match &self.roi_heads {
@@ -104,6 +141,7 @@ impl GeneralizedRcnn {
     /// A model without a box head.
     pub fn detect_unfiltered(&self, images: &ImageList) -> Result<(Vec<Tensor>, Vec<BoxList>)> {
         let _no_grad = tch::no_grad_guard();
+        let _autocast = self.autocast()?;
         let heads = self.roi_heads.as_ref().context("the model has no box head")?;
         let features = self.features(images);
         let proposals = self.rpn.detect(images, &features)?;
@@ -118,7 +156,7 @@ impl GeneralizedRcnn {
     /// # Shapes
     /// `images.tensors` `[N, 3, H, W]`.
     pub fn features(&self, images: &ImageList) -> Vec<Tensor> {
-        if images.tensors.device() == Device::Cpu {
+        if self.channels_last || images.tensors.device() == Device::Cpu {
             self.backbone.forward(&ffi::channels_last(&images.tensors), false)
         } else {
             self.backbone.forward(&images.tensors, false)

@@ -13,6 +13,8 @@ use crate::modeling::detector::{build_detection_model, GeneralizedRcnn, Losses};
 use crate::modeling::registry::ModelRegistries;
 use crate::structures::{to_image_list, BoxList, ImageList, Keypoints, Mode, SegmentationMask};
 
+mod precision;
+
 /// `KEY VALUE` pairs of a narrow network.
 const NARROW: &str =
     "MODEL.RESNETS.STEM_OUT_CHANNELS 4 MODEL.RESNETS.WIDTH_PER_GROUP 2 MODEL.RESNETS.RES2_OUT_CHANNELS 8 \

@@ -1,5 +1,7 @@
 //! Anchors: the reference boxes at every position of the feature maps.
 
+use std::cell::RefCell;
+
 use anyhow::{ensure, Result};
 use tch::{Kind, Tensor};
 
@@ -31,6 +33,18 @@ pub struct AnchorGenerator {
     strides: Vec<i64>,
     cell_anchors: Vec<Tensor>,
     straddle_thresh: i64,
+    /// The anchors that were last asked for: batches often have the same size.
+    last: RefCell<Option<Grids>>,
+}
+
+/// The anchors of maps of some sizes.
+#[derive(Debug)]
+struct Grids {
+    /// Height and width of each map.
+    sizes: Vec<(i64, i64)>,
+    /// libtorch's counts of changes of the cells, which loading weights changes.
+    versions: Vec<i64>,
+    anchors: Vec<Tensor>,
 }
 
 impl AnchorGenerator {
@@ -63,7 +77,7 @@ impl AnchorGenerator {
                 path.buffer_from(&level.to_string(), &cell)
             })
             .collect();
-        Ok(Self { strides: strides.to_vec(), cell_anchors, straddle_thresh })
+        Ok(Self { strides: strides.to_vec(), cell_anchors, straddle_thresh, last: RefCell::new(None) })
     }
 
     /// The number of anchors at each position, per level.
@@ -85,12 +99,25 @@ impl AnchorGenerator {
             self.strides.len(),
             features.len()
         );
-        let anchors = features
+        let size = |feature: &Tensor| {
+            let size = feature.size();
+            (size[size.len() - 2], size[size.len() - 1])
+        };
+        let sizes: Vec<(i64, i64)> = features.iter().map(size).collect();
+        let versions: Vec<i64> = self.cell_anchors.iter().map(Tensor::internal_version).collect();
+        let mut last = self.last.borrow_mut();
+        let grids = match last.take() {
+            Some(grids) if grids.sizes == sizes && grids.versions == versions => grids,
+            _ => Grids { anchors: self.grids(&sizes), sizes, versions },
+        };
+        Ok(last.insert(grids).anchors.iter().map(Tensor::shallow_clone).collect())
+    }
+
+    fn grids(&self, sizes: &[(i64, i64)]) -> Vec<Tensor> {
+        sizes
             .iter()
             .zip(self.strides.iter().zip(&self.cell_anchors))
-            .map(|(feature, (stride, cell))| {
-                let size = feature.size();
-                let (height, width) = (size[size.len() - 2], size[size.len() - 1]);
+            .map(|(&(height, width), (stride, cell))| {
                 let options = (Kind::Float, cell.device());
                 let x = Tensor::arange_start_step(0, width * stride, *stride, options).reshape([1, width, 1]);
                 let y = Tensor::arange_start_step(0, height * stride, *stride, options).reshape([height, 1, 1]);
@@ -99,8 +126,7 @@ impl AnchorGenerator {
                 let shifts = Tensor::cat(&[&x, &y, &x, &y], 2).reshape([-1, 1, 4]);
                 (shifts + cell.unsqueeze(0)).reshape([-1, 4])
             })
-            .collect();
-        Ok(anchors)
+            .collect()
     }
 
     /// Whether each anchor lies inside the image, up to the straddle threshold (below 0: all do).

@@ -4,8 +4,10 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use crate::config::Config;
+use crate::layers::nms_mask;
 use crate::modeling::box_coder::BoxCoder;
-use crate::structures::{boxlist_nms, cat_boxlist, remove_small_boxes, BoxList, ImageList, Mode};
+use crate::modeling::utils::{cat, indices_of_all};
+use crate::structures::{cat_boxlist, large_boxes, BoxList, ImageList, Mode};
 
 use super::utils::permute_and_flatten;
 
@@ -42,11 +44,36 @@ impl RpnPostProcessor {
         box_regression: &[Tensor],
     ) -> Result<Vec<BoxList>> {
         let _no_grad = tch::no_grad_guard();
-        let mut per_image: Vec<Vec<BoxList>> = images.image_sizes.iter().map(|_| Vec::new()).collect();
-        for ((anchors, objectness), box_regression) in anchors.iter().zip(objectness).zip(box_regression) {
-            self.select_level(images, anchors, objectness, box_regression, &mut per_image)?;
+        let number = images.len() as i64;
+        let (mut scores, mut codes, mut references, mut levels) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let maps = anchors.iter().zip(objectness).zip(box_regression);
+        for (level, ((anchors, objectness), box_regression)) in maps.enumerate() {
+            let probabilities = permute_and_flatten(objectness, 1).squeeze_dim(2).sigmoid();
+            let (best_scores, best) = best_anchors(&probabilities, self.pre_nms_top_n.min(anchors.size()[0]));
+            let kept = best.size()[1];
+            let index = best.unsqueeze(2).expand([number, kept, 4], false);
+            codes.push(permute_and_flatten(box_regression, 4).gather(1, &index, false));
+            references.push(anchors.index_select(0, &best.flatten(0, -1)).view([number, kept, 4]));
+            levels.push(Tensor::full([kept], level as i64, (Kind::Int64, anchors.device())));
+            scores.push(best_scores);
         }
-        let boxlists = per_image.iter().map(|lists| cat_boxlist(lists)).collect::<Result<Vec<_>>>()?;
+        let lengths: Vec<i64> = levels.iter().map(|level| level.size()[0]).collect();
+        let (scores, codes, references) = (cat(&scores, 1), cat(&codes, 1), cat(&references, 1));
+        let boxes = self.box_coder.decode(&codes.flatten(0, 1), &references.flatten(0, 1)).view([number, -1, 4]);
+        let levels = cat(&levels, 0);
+
+        let mut boxlists = Vec::with_capacity(images.len());
+        let mut masks = Vec::with_capacity(images.len());
+        for (image, (height, width)) in (0..).zip(&images.image_sizes) {
+            let mut boxlist = BoxList::new(boxes.get(image), (*width, *height), Mode::Xyxy)?;
+            boxlist.add_field("objectness", scores.get(image));
+            let boxlist = boxlist.clip_to_image(false)?;
+            masks.push(self.survivors(&boxlist, &levels, &lengths)?);
+            boxlists.push(boxlist);
+        }
+        let kept = indices_of_all(&masks);
+        let boxlists =
+            boxlists.iter().zip(&kept).map(|(boxes, kept)| boxes.select(kept)).collect::<Result<Vec<_>>>()?;
         if objectness.len() > 1 {
             self.select_over_all_levels(boxlists)
         } else {
@@ -54,27 +81,26 @@ impl RpnPostProcessor {
         }
     }
 
-    fn select_level(
-        &self,
-        images: &ImageList,
-        anchors: &Tensor,
-        objectness: &Tensor,
-        box_regression: &Tensor,
-        per_image: &mut [Vec<BoxList>],
-    ) -> Result<()> {
-        let scores = permute_and_flatten(objectness, 1).squeeze_dim(2).sigmoid();
-        let codes = permute_and_flatten(box_regression, 4);
-        let (scores, best) = best_anchors(&scores, self.pre_nms_top_n.min(anchors.size()[0]));
-        for (image, (height, width)) in images.image_sizes.iter().enumerate() {
-            let index = best.get(image as i64);
-            let codes = codes.get(image as i64).index_select(0, &index);
-            let boxes = self.box_coder.decode(&codes, &anchors.index_select(0, &index));
-            let mut boxlist = BoxList::new(boxes, (*width, *height), Mode::Xyxy)?;
-            boxlist.add_field("objectness", scores.get(image as i64));
-            let boxlist = remove_small_boxes(&boxlist.clip_to_image(false)?, self.min_size as f64)?;
-            per_image[image].push(boxlist_nms(&boxlist, self.nms_thresh, self.post_nms_top_n, "objectness")?);
+    /// Which boxes of an image are large enough, survive NMS within their level, and are among the first of those.
+    ///
+    /// # Shapes
+    /// `boxlist` K boxes, level after level; `levels` `[K]` int64 with `lengths` entries of each → `[K]` bool.
+    fn survivors(&self, boxlist: &BoxList, levels: &Tensor, lengths: &[i64]) -> Result<Tensor> {
+        let large = large_boxes(boxlist, self.min_size as f64);
+        if self.nms_thresh <= 0.0 {
+            return Ok(large);
         }
-        Ok(())
+        // Small boxes go into a group of their own, where they suppress nobody else.
+        let small = lengths.len() as i64;
+        let groups = levels.masked_fill(&large.logical_not(), small);
+        let scores = boxlist.tensor_field("objectness")?;
+        let keep = nms_mask(boxlist.bbox(), scores, &groups, small + 1, self.nms_thresh).logical_and(&large);
+        if self.post_nms_top_n <= 0 {
+            return Ok(keep);
+        }
+        let by_level = keep.split_with_sizes(lengths, 0);
+        let ranks: Vec<Tensor> = by_level.iter().map(|keep| keep.cumsum(0, Kind::Int64)).collect();
+        Ok(keep.logical_and(&cat(&ranks, 0).le(self.post_nms_top_n)))
     }
 
     fn select_over_all_levels(&self, boxlists: Vec<BoxList>) -> Result<Vec<BoxList>> {
@@ -94,7 +120,7 @@ impl RpnPostProcessor {
         let best = objectness.topk(number, 0, true, true).1;
         let keep = Tensor::zeros([objectness.size()[0]], (Kind::Bool, objectness.device())).index_fill(0, &best, 1);
         let sizes: Vec<i64> = boxlists.iter().map(|b| b.len() as i64).collect();
-        let keep = keep.split_with_sizes(&sizes[..], 0);
+        let keep = indices_of_all(&keep.split_with_sizes(&sizes[..], 0));
         boxlists.iter().zip(&keep).map(|(boxes, keep)| boxes.select(keep)).collect()
     }
 }

@@ -4,7 +4,7 @@ use anyhow::{ensure, Result};
 use tch::Tensor;
 
 use crate::config::Config;
-use crate::layers::{Conv2d, ConvConfig, Init, ParamPath};
+use crate::layers::{full_precision, Conv2d, ConvConfig, Init, ParamPath};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::detector::Losses;
 use crate::modeling::registry::{FeatureMaps, ModelRegistries, RpnHead, RpnHeadBuilder};
@@ -119,7 +119,7 @@ impl RpnModule {
         features: &[Tensor],
         targets: &[BoxList],
     ) -> Result<(Vec<BoxList>, Losses)> {
-        let (objectness, box_regression) = self.head.forward(features, true);
+        let (objectness, box_regression) = in_full_precision(self.head.forward(features, true));
         let anchors = self.anchor_generator.grid_anchors(features)?;
         let proposals = if self.rpn_only {
             Vec::new()
@@ -141,7 +141,7 @@ impl RpnModule {
 
     /// Proposals with the field `objectness`; those of an RPN-only model are sorted by it.
     pub fn detect(&self, images: &ImageList, features: &[Tensor]) -> Result<Vec<BoxList>> {
-        let (objectness, box_regression) = self.head.forward(features, false);
+        let (objectness, box_regression) = in_full_precision(self.head.forward(features, false));
         let anchors = self.anchor_generator.grid_anchors(features)?;
         let boxes = self.box_selector_test.select(images, &anchors, &objectness, &box_regression)?;
         if !self.rpn_only {
@@ -149,6 +149,12 @@ impl RpnModule {
         }
         boxes.iter().map(|b| b.select(&b.tensor_field("objectness")?.sort_stable(true, 0, true).1)).collect()
     }
+}
+
+/// Scores and box offsets of a head, for what must not be done in 16 bits.
+pub(super) fn in_full_precision((scores, offsets): (Vec<Tensor>, Vec<Tensor>)) -> (Vec<Tensor>, Vec<Tensor>) {
+    let converted = |maps: Vec<Tensor>| maps.iter().map(full_precision).collect();
+    (converted(scores), converted(offsets))
 }
 
 /// What stands between backbone and heads: a region proposal network, or RetinaNet, whose boxes are the detections.

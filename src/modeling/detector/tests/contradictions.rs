@@ -7,7 +7,7 @@ use crate::layers::Parameters;
 use crate::modeling::detector::build_detection_model;
 use crate::modeling::registry::ModelRegistries;
 
-fn refused(parts: &[&str]) -> String {
+pub(super) fn refused(parts: &[&str]) -> String {
     let parameters = Parameters::uninitialised(Device::Cpu);
     match build_detection_model(&config(parts), &parameters.root(), &ModelRegistries::default()) {
         Ok(_) => panic!("{parts:?} builds"),

@@ -6,7 +6,7 @@ use anyhow::{ensure, Result};
 use tch::Tensor;
 
 use crate::config::Config;
-use crate::layers::ParamPath;
+use crate::layers::{full_precision, ParamPath};
 use crate::modeling::detector::Losses;
 use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiBoxPredictor, RoiFeatureExtractor};
 use crate::structures::BoxList;
@@ -50,7 +50,12 @@ impl RoiBoxHead {
 
     /// Class logits `[R, classes]` and box offsets `[R, 4·classes]` of the proposals of all images.
     pub fn predict(&self, features: &[Tensor], proposals: &[BoxList]) -> Result<(Tensor, Tensor)> {
-        Ok(self.predictor.forward(&self.feature_extractor.forward(features, proposals, false)?, false))
+        Ok(self.run_predictor(&self.feature_extractor.forward(features, proposals, false)?, false))
+    }
+
+    fn run_predictor(&self, x: &Tensor, train: bool) -> (Tensor, Tensor) {
+        let (class_logits, box_regression) = self.predictor.forward(x, train);
+        (full_precision(&class_logits), full_precision(&box_regression))
     }
 
     /// Samples the proposals and computes the losses.
@@ -60,7 +65,7 @@ impl RoiBoxHead {
     pub fn losses(&self, features: &[Tensor], proposals: &[BoxList], targets: &[BoxList]) -> Result<BoxHeadTraining> {
         let proposals = self.loss_evaluator.subsample(proposals, targets)?;
         let features = self.feature_extractor.forward(features, &proposals, true)?;
-        let (class_logits, box_regression) = self.predictor.forward(&features, true);
+        let (class_logits, box_regression) = self.run_predictor(&features, true);
         let (loss_classifier, loss_box_reg) = self.loss_evaluator.losses(&class_logits, &box_regression, &proposals)?;
         let losses = vec![("loss_classifier".into(), loss_classifier), ("loss_box_reg".into(), loss_box_reg)];
         Ok(BoxHeadTraining { features, proposals, losses })

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::Tensor;
 
 use crate::config::Config;
-use crate::layers::ParamPath;
+use crate::layers::{full_precision, ParamPath};
 use crate::modeling::detector::Losses;
 use crate::modeling::poolers::RoiHead;
 use crate::modeling::registry::{FeatureMaps, ModelRegistries};
@@ -29,7 +29,7 @@ impl RoiKeypointHead {
 
     /// Heat maps `[R, K, S, S]` of the boxes of all images.
     pub fn predict(&self, features: &[Tensor], boxes: &[BoxList]) -> Result<Tensor> {
-        self.maps.predict(features, boxes)
+        Ok(full_precision(&self.maps.predict(features, boxes)?))
     }
 
     /// `loss_kp` of positives among the proposals that the box head sampled.
@@ -38,7 +38,8 @@ impl RoiKeypointHead {
     /// Ground truth without the field `keypoints`.
     pub fn losses(&self, features: &[Tensor], from_box_head: &BoxHeadTraining, targets: &[BoxList]) -> Result<Losses> {
         let samples = self.loss_evaluator.subsample(&from_box_head.proposals, targets)?;
-        let keypoint_logits = self.maps.train(features, from_box_head, &samples.proposals, &samples.rows)?;
+        let keypoint_logits =
+            full_precision(&self.maps.train(features, from_box_head, &samples.proposals, &samples.rows)?);
         Ok(vec![("loss_kp".into(), self.loss_evaluator.loss(&samples.proposals, &keypoint_logits)?)])
     }
 

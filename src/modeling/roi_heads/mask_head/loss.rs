@@ -3,8 +3,9 @@
 use anyhow::{Context, Result};
 use tch::{Device, Kind, Reduction, Tensor};
 
+use crate::layers::full_precision;
 use crate::modeling::utils::{cat, zero_loss};
-use crate::structures::{BoxList, PolygonCrop, SegmentationMask};
+use crate::structures::{to_device, BoxList, PolygonCrop, SegmentationMask};
 
 /// The part of each mask that lies in its box, as `size`×`size` pixels of 0 and 1. The crop of polygons is upstream's,
 /// which moves the corner of the box into the image first. The fork does not, but proposals already lie in the image,
@@ -40,22 +41,34 @@ impl MaskRcnnLossComputation {
         Self { discretization_size }
     }
 
-    /// The targets of positive proposals of each image, `[P, M, M]` of 0 and 1.
+    /// The targets of positive proposals of each image, on the CPU.
+    ///
+    /// # Shapes
+    /// `[P, M, M]` of 0 and 1 for each image, float32.
+    ///
     /// # Errors
     /// Ground truth without the field `masks`, or with fewer masks than boxes.
     pub fn prepare_targets(&self, positives: &[BoxList], targets: &[BoxList]) -> Result<Vec<Tensor>> {
         let _no_grad = tch::no_grad_guard();
-        positives
+        // Polygons are on the CPU: boxes and matches of all images come there in one copy. (A number of an object is
+        // exact in float32.)
+        let rows = positives.iter().map(|proposals| {
+            let matched = proposals.tensor_field("matched_idxs")?.unsqueeze(1).to_kind(Kind::Float);
+            Ok(Tensor::cat(&[proposals.bbox(), &matched], 1))
+        });
+        let rows = cat(&rows.collect::<Result<Vec<_>>>()?, 0).to_device(Device::Cpu);
+        let sizes: Vec<i64> = positives.iter().map(|proposals| proposals.len() as i64).collect();
+        rows.split_with_sizes(&sizes[..], 0)
             .iter()
             .zip(targets)
-            .map(|(proposals, target)| {
-                if proposals.is_empty() {
-                    let options = (Kind::Float, proposals.bbox().device());
+            .map(|(rows, target)| {
+                if rows.size()[0] == 0 {
+                    let options = (Kind::Float, Device::Cpu);
                     return Ok(Tensor::zeros([0, self.discretization_size, self.discretization_size], options));
                 }
                 let masks = target.masks().context("masks are needed to train MODEL.MASK_ON")?;
-                let matched = proposals.tensor_field("matched_idxs")?.to_device(Device::Cpu);
-                project_masks_on_boxes(&masks.select(&matched)?, proposals.bbox(), self.discretization_size)
+                let matched = rows.select(1, 4).to_kind(Kind::Int64);
+                project_masks_on_boxes(&masks.select(&matched)?, &rows.narrow(1, 0, 4), self.discretization_size)
             })
             .collect()
     }
@@ -69,14 +82,14 @@ impl MaskRcnnLossComputation {
     /// # Errors
     /// As [`prepare_targets`](Self::prepare_targets); proposals that the box head has not sampled.
     pub fn loss(&self, positives: &[BoxList], mask_logits: &Tensor, targets: &[BoxList]) -> Result<Tensor> {
-        let mask_targets = cat(&self.prepare_targets(positives, targets)?, 0);
+        let mask_targets = to_device(&cat(&self.prepare_targets(positives, targets)?, 0), mask_logits.device());
         if mask_targets.numel() == 0 {
             return Ok(zero_loss(mask_logits));
         }
         let labels = positives.iter().map(|p| p.tensor_field("labels")).collect::<Result<Vec<_>>>()?;
         let labels = Tensor::cat(&labels, 0);
         let row = Tensor::arange(labels.size()[0], (Kind::Int64, labels.device()));
-        let logits = mask_logits.index(&[Some(row), Some(labels)]);
+        let logits = full_precision(&mask_logits.index(&[Some(row), Some(labels)]));
         Ok(logits.binary_cross_entropy_with_logits::<Tensor>(&mask_targets, None, None, Reduction::Mean))
     }
 }

@@ -10,7 +10,7 @@ use crate::modeling::poolers::RoiHead;
 use crate::modeling::registry::{FeatureMaps, ModelRegistries};
 use crate::modeling::roi_heads::box_head::box_head::BoxHeadTraining;
 use crate::modeling::roi_heads::map_head::{MapHead, MapHeadParts, SharedExtractor};
-use crate::modeling::utils::{cat, indices_of};
+use crate::modeling::utils::{cat, indices_of_all};
 use crate::structures::BoxList;
 
 use super::inference::{make_roi_mask_post_processor, MaskPostProcessor};
@@ -28,11 +28,11 @@ pub struct RoiMaskHead {
 /// # Errors
 /// Proposals without the field `labels`.
 pub fn keep_only_positive_boxes(proposals: &[BoxList]) -> Result<(Vec<BoxList>, Tensor)> {
+    let masks = proposals.iter().map(|boxes| Ok(boxes.tensor_field("labels")?.gt(0))).collect::<Result<Vec<_>>>()?;
     let mut positives = Vec::with_capacity(proposals.len());
     let mut rows = Vec::with_capacity(proposals.len());
     let mut start = 0;
-    for boxes in proposals {
-        let index = indices_of(&boxes.tensor_field("labels")?.gt(0));
+    for (boxes, index) in proposals.iter().zip(indices_of_all(&masks)) {
         positives.push(boxes.select(&index)?);
         rows.push(index + start);
         start += boxes.len() as i64;

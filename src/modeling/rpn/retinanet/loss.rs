@@ -8,7 +8,7 @@ use crate::layers::{sigmoid_focal_loss, smooth_l1_loss};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::matcher::{MatchedTargets, Matcher};
 use crate::modeling::rpn::utils::concat_box_prediction_layers;
-use crate::modeling::utils::indices_of;
+use crate::modeling::utils::indices_of_all;
 use crate::structures::BoxList;
 
 /// Matches anchors and computes the two losses over all of them.
@@ -48,11 +48,12 @@ impl RetinaNetLossComputation {
         let prepared = self.prepare_targets(&anchors, targets)?;
         let (box_cls, box_regression) = concat_box_prediction_layers(box_cls, box_regression);
 
+        let masks: Vec<Tensor> = prepared.iter().map(|prepared| prepared.labels.gt(0)).collect();
         let mut positive = Vec::with_capacity(prepared.len());
         let mut encoded = Vec::with_capacity(prepared.len());
-        for (image, (prepared, target)) in prepared.iter().zip(targets).enumerate() {
+        let images = prepared.iter().zip(targets).zip(indices_of_all(&masks));
+        for (image, ((prepared, target), index)) in images.enumerate() {
             let _no_grad = tch::no_grad_guard();
-            let index = indices_of(&prepared.labels.gt(0));
             let gt = target.bbox().to_device(anchors.device());
             let gt = gt.index_select(0, &prepared.matched_idxs.index_select(0, &index));
             encoded.push(self.box_coder.encode(&gt, &anchors.index_select(0, &index)));

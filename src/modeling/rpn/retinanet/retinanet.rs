@@ -9,6 +9,7 @@ use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::detector::Losses;
 use crate::modeling::registry::FeatureMaps;
 use crate::modeling::rpn::anchor_generator::{make_anchor_generator_retinanet, AnchorGenerator};
+use crate::modeling::rpn::rpn::in_full_precision;
 use crate::structures::{BoxList, ImageList};
 
 use super::inference::{make_retinanet_postprocessor, RetinaNetPostProcessor};
@@ -92,7 +93,7 @@ impl RetinaNetModule {
     /// # Errors
     /// Ground truth without the field `labels`.
     pub fn losses(&self, features: &[Tensor], targets: &[BoxList]) -> Result<Losses> {
-        let (box_cls, box_regression) = self.head.forward(features);
+        let (box_cls, box_regression) = in_full_precision(self.head.forward(features));
         let anchors = self.anchor_generator.grid_anchors(features)?;
         let (loss_cls, loss_reg) = self.loss_evaluator.losses(&anchors, &box_cls, &box_regression, targets)?;
         Ok(vec![("loss_retina_cls".into(), loss_cls), ("loss_retina_reg".into(), loss_reg)])
@@ -100,7 +101,7 @@ impl RetinaNetModule {
 
     /// Detections with the fields `labels` and `scores`.
     pub fn detect(&self, images: &ImageList, features: &[Tensor]) -> Result<Vec<BoxList>> {
-        let (box_cls, box_regression) = self.head.forward(features);
+        let (box_cls, box_regression) = in_full_precision(self.head.forward(features));
         let anchors = self.anchor_generator.grid_anchors(features)?;
         self.box_selector_test.select(images, &anchors, &box_cls, &box_regression)
     }

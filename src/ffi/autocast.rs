@@ -1,0 +1,92 @@
+//! Automatic mixed precision (`torch.autocast`).
+
+use std::marker::PhantomData;
+
+use anyhow::{bail, Result};
+use tch::{Device, Kind};
+
+use super::{call, raw};
+
+/// As long as it lives, this thread's convolutions and matrix products on a device compute in a shorter type, and what
+/// libtorch counts as sensitive in float32. Casts of weights are kept until the outermost one ends, so that one within
+/// another has to be of the same type.
+#[must_use = "autocast ends when this is dropped"]
+pub struct Autocast {
+    before: raw::Autocast,
+    /// The state belongs to the thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl Autocast {
+    /// Begins; `kind` is `Kind::Half` or `Kind::BFloat16`.
+    ///
+    /// # Errors
+    /// Another kind, or a device that is neither the CPU nor CUDA.
+    pub fn enter(device: Device, kind: Kind) -> Result<Self> {
+        let cuda = match device {
+            Device::Cpu => false,
+            Device::Cuda(_) => true,
+            other => bail!("there is no mixed precision on {other:?}"),
+        };
+        let bfloat16 = match kind {
+            Kind::Half => false,
+            Kind::BFloat16 => true,
+            other => bail!("mixed precision computes in float16 or bfloat16, not in {other:?}"),
+        };
+        let mut before = raw::Autocast { cuda, enabled: false, dtype: 0 };
+        // SAFETY: both pointers are valid for the call.
+        call(|error| unsafe { raw::mrb_autocast_enter(error, &mut before, cuda, bfloat16) })?;
+        Ok(Self { before, _thread: PhantomData })
+    }
+}
+
+impl Drop for Autocast {
+    fn drop(&mut self) {
+        // SAFETY: both pointers are valid for the call, which ends what `enter` began in this thread. Setting the
+        // thread's state cannot fail.
+        let _ = call(|error| unsafe { raw::mrb_autocast_leave(error, &self.before) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Tensor;
+
+    use super::*;
+
+    #[test]
+    fn products_are_cast_as_long_as_it_lives_and_gradients_come_back_in_float32() {
+        let weight = Tensor::ones([2, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let x = Tensor::ones([2, 2], (Kind::Float, Device::Cpu));
+        {
+            let _outer = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+            assert_eq!(x.matmul(&weight).kind(), Kind::BFloat16);
+            {
+                let _inner = Autocast::enter(Device::Cpu, Kind::Half).unwrap();
+                assert_eq!(x.matmul(&x).kind(), Kind::Half);
+            }
+            let y = x.matmul(&weight);
+            assert_eq!(y.kind(), Kind::BFloat16);
+            y.sum(Kind::Float).backward();
+        }
+        assert_eq!(x.matmul(&weight).kind(), Kind::Float);
+        assert_eq!(weight.grad(), Tensor::full([2, 2], 2.0, (Kind::Float, Device::Cpu)));
+    }
+
+    #[test]
+    fn a_weight_that_has_changed_is_cast_anew() {
+        let mut weight = Tensor::ones([1, 1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let x = Tensor::ones([1, 1], (Kind::Float, Device::Cpu));
+        for value in [1.0, 2.0] {
+            let _ = tch::no_grad(|| weight.fill_(value));
+            let _autocast = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+            assert_eq!(x.matmul(&weight).double_value(&[0, 0]), value);
+        }
+    }
+
+    #[test]
+    fn other_types_are_errors() {
+        assert!(Autocast::enter(Device::Cpu, Kind::Float).is_err());
+        assert!(Autocast::enter(Device::Mps, Kind::Half).is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! Mixed precision: which number formats a model computes in.
+
+use std::str::FromStr;
+
+use anyhow::{bail, Result};
+use tch::{Device, Kind, Tensor};
+
+use crate::ffi::Autocast;
+
+/// The values of `DTYPE`. Weights, losses, boxes and everything that selects boxes are float32 in all of them; with the
+/// shorter two, convolutions and matrix products compute in 16 bits (apex's level O1, which libtorch calls autocast).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 24 bits of mantissa everywhere.
+    Float32,
+    /// 11 bits of mantissa, numbers up to 65504. Small gradients vanish in it, so that the loss has to be scaled.
+    Float16,
+    /// 8 bits of mantissa and the range of float32.
+    BFloat16,
+}
+
+impl Precision {
+    /// Makes convolutions and matrix products on `device` compute in this precision for as long as the result lives;
+    /// nothing happens for float32.
+    ///
+    /// # Errors
+    /// Half precision on a device that is neither the CPU nor CUDA.
+    pub fn autocast(self, device: Device) -> Result<Option<Autocast>> {
+        match self {
+            Self::Float32 => Ok(None),
+            Self::Float16 => Autocast::enter(device, Kind::Half).map(Some),
+            Self::BFloat16 => Autocast::enter(device, Kind::BFloat16).map(Some),
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "float32" => Ok(Self::Float32),
+            "float16" => Ok(Self::Float16),
+            "bfloat16" => Ok(Self::BFloat16),
+            _ => bail!("DTYPE is {name:?}; known are 'float32', 'float16' and 'bfloat16'"),
+        }
+    }
+}
+
+/// The tensor in at least float32: what mixed precision has computed in 16 bits is converted, so that losses, boxes and
+/// scores are not.
+pub fn full_precision(tensor: &Tensor) -> Tensor {
+    match tensor.kind() {
+        Kind::Half | Kind::BFloat16 => tensor.to_kind(Kind::Float),
+        _ => tensor.shallow_clone(),
+    }
+}
+
+/// What a pooling kernel takes: those of the CPU know no 16-bit types.
+pub(super) fn full_precision_on_cpu(tensor: &Tensor) -> Tensor {
+    match tensor.device() {
+        Device::Cpu => full_precision(tensor),
+        _ => tensor.shallow_clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_is_an_error_that_names_the_known_ones() {
+        assert_eq!("bfloat16".parse::<Precision>().unwrap(), Precision::BFloat16);
+        let error = "half".parse::<Precision>().unwrap_err().to_string();
+        assert!(error.contains("DTYPE") && error.contains("'float16'") && error.contains("'bfloat16'"), "{error}");
+    }
+
+    #[test]
+    fn only_short_types_are_converted() {
+        let of = |kind| full_precision(&Tensor::ones([1], (kind, Device::Cpu))).kind();
+        assert_eq!([Kind::Half, Kind::BFloat16, Kind::Float].map(of), [Kind::Float; 3]);
+        assert_eq!([Kind::Double, Kind::Int64].map(of), [Kind::Double, Kind::Int64]);
+    }
+}
