@@ -28,7 +28,7 @@ bin=${CARGO_TARGET_DIR:-$PWD/target}/$profile
 work=$(mktemp -d)
 launcher=
 trap '[ -z "$launcher" ] || kill "$launcher" 2>/dev/null || true; rm -rf "$work"' EXIT
-"$bin/make_shapes" --output "$work/shapes" --train 6 --val 3 >"$work/shapes.log"
+"$bin/make_shapes" --output "$work/shapes" --train 40 --val 3 >"$work/shapes.log"
 export OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo}
 
 # Options before the configuration's, then the output folder.

@@ -25,6 +25,9 @@ for program in "$root"/bin/*; do
     grep -q Usage "$work/help.txt" || fail "$(basename "$program") --help says nothing"
 done
 
+# Fault points are for tests (src/utils/fault.rs). The dev profile is built together with these.
+if [ "${MRB_PROFILE:-release}" != dev ] && grep -q MRB_FAULT "$root"/bin/*; then fail "a program contains fault points"; fi
+
 # Real work: images are written, tensors are written and read.
 cat > "$work/run.sh" <<'EOF'
 set -eu

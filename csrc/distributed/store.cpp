@@ -3,17 +3,30 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <c10/util/Logging.h>
+
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "distributed/handles.h"
 #include "guard.h"
 
+namespace {
+
+// What c10d warns about comes to the caller as an exception too, without a page of stack frames above it.
+void hide_warnings() {
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = c10::GLOG_ERROR;
+}
+
+}  // namespace
+
 int mrb_store_new(mrb_error* error, mrb_store** store, uint16_t* bound_port, const char* host, uint16_t port,
                   bool is_server, int64_t timeout_ms) {
   return mrb::guarded(error, [&] {
+    hide_warnings();
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = is_server;
