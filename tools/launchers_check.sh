@@ -49,7 +49,7 @@ result() {
         echo "PASS: $name"
     else
         echo "FAIL: $name"
-        tail -n 30 "$work/log" | sed 's/^/    /'
+        grep -v "^ *[A-Z_]*:" "$work/log" | tail -n 20 | sed 's/^/    /'
         failures=$((failures + 1))
     fi
 }

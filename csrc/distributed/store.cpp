@@ -16,9 +16,9 @@
 
 namespace {
 
-// What c10d warns about comes to the caller as an exception too, without a page of stack frames above it.
-void hide_warnings() {
-  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = c10::GLOG_ERROR;
+// What c10d logs about failures comes to the caller as an exception too, without a page of stack frames above it.
+void hide_log() {
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = c10::GLOG_FATAL;
 }
 
 }  // namespace
@@ -26,7 +26,7 @@ void hide_warnings() {
 int mrb_store_new(mrb_error* error, mrb_store** store, uint16_t* bound_port, const char* host, uint16_t port,
                   bool is_server, int64_t timeout_ms) {
   return mrb::guarded(error, [&] {
-    hide_warnings();
+    hide_log();
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = is_server;

@@ -84,7 +84,8 @@ fn leave_for_the_others(message: &str) {
     abandon(message);
     let Some(path) = std::env::var_os("TORCHELASTIC_ERROR_FILE") else { return };
     let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
-    let extra = serde_json::json!({"py_callstack": "", "timestamp": seconds.to_string()});
+    // torchrun shows the call stack alone where there is one; a reader may also rely on there being one.
+    let extra = serde_json::json!({"py_callstack": message, "timestamp": seconds.to_string()});
     let content = serde_json::json!({"message": {"message": message, "extraInfo": extra}});
     // The message goes to stderr as well.
     let _ = write_atomically(path.as_ref(), content.to_string().as_bytes());

@@ -105,6 +105,7 @@ fn a_process_that_fails_tells_the_others_why() {
     let report = std::fs::read(folder.path().join("error1.json")).expect("the file for the agent");
     let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
     assert!(report["message"]["message"].as_str().is_some_and(|text| text.contains("nowhere")), "{report}");
+    assert_eq!(report["message"]["extraInfo"]["py_callstack"], report["message"]["message"], "what torchrun shows");
     let time = report["message"]["extraInfo"]["timestamp"].as_str().and_then(|text| text.parse::<u64>().ok());
     assert!(time.is_some_and(|seconds| seconds > 1_600_000_000), "{report}");
 }
