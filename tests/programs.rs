@@ -29,3 +29,5 @@ mod resume;
 mod testing;
 #[path = "programs/training.rs"]
 mod training;
+#[path = "programs/weights.rs"]
+mod weights;

@@ -17,6 +17,6 @@ case "$dir/" in
 esac
 [ -x "$dir/bin/python" ] || python3 -m venv "$dir"
 "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
-    torch==2.11.0 torchvision==0.26.0 numpy pillow yacs opencv-python-headless pycocotools matplotlib tqdm
+    torch==2.11.0 torchvision==0.26.0 numpy safetensors pillow yacs opencv-python-headless pycocotools matplotlib tqdm
 "$dir/bin/python" -c 'import torch, torchvision; print("torch", torch.__version__, "torchvision", torchvision.__version__)'
 echo "export MRB_PYTHON=$dir/bin/python"

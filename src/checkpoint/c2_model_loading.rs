@@ -81,6 +81,12 @@ pub fn stage_names(conv_body: &str) -> Result<[&'static str; 4]> {
     })
 }
 
+/// Whether a pickle has the names of the modules already, below `model`, as Detectron2 and `convert_weights` write it.
+pub fn has_own_names(file: &Value) -> bool {
+    file.as_dict()
+        .is_some_and(|dict| dict.get("blobs").is_none() && dict.get("model").is_some_and(|m| m.as_dict().is_some()))
+}
+
 /// The body whose third stage has as many blocks as the file's blobs.
 ///
 /// # Errors

@@ -3,15 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 
-use super::c2_model_loading::from_c2;
+use super::c2_model_loading::{from_c2, has_own_names};
 use super::model_serialization::{load_state_dict, state_dict_of, LoadOptions, LoadReport, ModelState};
-use super::pickle::{atomically, write_file, Dict, Value};
-use super::{model_zoo, read_file};
+use super::pickle::{Dict, Value};
+use super::{model_zoo, read_file, write_file};
 use crate::config::model_catalog::ModelCatalog;
 use crate::config::Config;
 use crate::layers::parameters::Parameters;
+use crate::utils::comm;
+use crate::utils::miscellaneous::write_atomically;
 
 /// The key of what this project saves beyond the original's four.
 const TRAINING_STATE: &str = "training_state";
@@ -30,6 +32,8 @@ pub struct Contents {
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
     pub file: Option<PathBuf>,
+    /// `last_checkpoint` named the file.
+    pub resumed: bool,
     pub report: Option<LoadReport>,
     pub optimizer: Option<Value>,
     pub scheduler: Option<Value>,
@@ -66,11 +70,15 @@ impl DetectronCheckpointer {
     }
 
     /// Fills the model from `last_checkpoint` if there is one and `use_latest`, else from `weight`, else not at all.
+    /// `last_checkpoint` must have all parameters in their shapes; from `weight` what does not fit is skipped. All
+    /// processes of a job call this together.
     ///
     /// # Errors
     /// A file that is missing, damaged, or of another model; says which file and what to do.
     pub fn load(&self, weight: Option<&str>, use_latest: bool) -> Result<Loaded> {
         let latest = if use_latest { self.last_checkpoint()? } else { None };
+        let resume = latest.is_some();
+        self.agree(resume)?;
         let file = match (latest, weight.filter(|w| !w.is_empty())) {
             (Some(latest), weight) => {
                 let instead = weight.map(|w| format!(" instead of MODEL.WEIGHT {w}")).unwrap_or_default();
@@ -90,17 +98,43 @@ impl DetectronCheckpointer {
                 return Ok(Loaded::default());
             }
         };
-        self.load_file(&file).with_context(|| format!("loading {}", file.display()))
+        let options = LoadOptions { strict: self.strict, resume };
+        let loaded = self.load_file_with(&file, &options).with_context(|| format!("loading {}", file.display()))?;
+        Ok(Loaded { resumed: resume, ..loaded })
     }
 
-    /// Fills the model from one file.
+    /// Fails when this process would go on from a checkpoint and rank 0 would not, or the other way round.
+    fn agree(&self, resume: bool) -> Result<()> {
+        let first = comm::broadcast_number(resume.into())? == 1;
+        let found = |found: bool| if found { "finds one" } else { "finds none" };
+        ensure!(
+            first == resume,
+            "rank 0 {} and rank {} {} at {}: OUTPUT_DIR must be one folder that all machines share",
+            found(first),
+            comm::get_rank(),
+            found(resume),
+            self.save_dir.as_deref().unwrap_or(Path::new("")).join("last_checkpoint").display()
+        );
+        Ok(())
+    }
+
+    /// Fills the model from one file, skipping what does not fit.
+    ///
+    /// # Errors
+    /// A file that is damaged or of another model; with `strict` whatever would be skipped.
     pub fn load_file(&self, file: &Path) -> Result<Loaded> {
+        self.load_file_with(file, &LoadOptions { strict: self.strict, resume: false })
+    }
+
+    fn load_file_with(&self, file: &Path, options: &LoadOptions) -> Result<Loaded> {
         let mut value = read_file(file)?;
         let state = match file.extension() {
-            Some(extension) if extension == "pkl" => from_c2(&value, &self.conv_body, &self.stage_with_dcn)?,
+            Some(extension) if extension == "pkl" && !has_own_names(&value) => {
+                from_c2(&value, &self.conv_body, &self.stage_with_dcn)?
+            }
             _ => state_dict_of(&value)?,
         };
-        let report = load_state_dict(&self.parameters, state, &LoadOptions { strict: self.strict })?;
+        let report = load_state_dict(&self.parameters, state, options)?;
         let mut loaded = Loaded { file: Some(file.to_path_buf()), report: Some(report), ..Loaded::default() };
         if let Value::Dict(dict) = &mut value {
             // Only a checkpoint of a run has these; a plain state_dict has tensors under every name.
@@ -178,7 +212,7 @@ impl DetectronCheckpointer {
             weight = url;
         }
         if weight.starts_with("http://") || weight.starts_with("https://") {
-            let file = model_zoo::cache_url(&weight, &model_zoo::model_dir()).context("MODEL.WEIGHT")?;
+            let file = model_zoo::cache_url_in_turn(&weight, &model_zoo::model_dir()).context("MODEL.WEIGHT")?;
             log::info!("url {weight} cached in {}", file.display());
             return Ok(file);
         }
@@ -232,9 +266,6 @@ pub fn save_snapshot(save_dir: &Path, name: &str, snapshot: &Value) -> Result<Pa
     log::info!("Saving checkpoint to {}", file.display());
     write_file(&file, snapshot)?;
     let text = file.to_str().with_context(|| format!("{} is not UTF-8", file.display()))?;
-    atomically(&save_dir.join("last_checkpoint"), |mut out, _| {
-        std::io::Write::write_all(&mut out, text.as_bytes())?;
-        Ok(())
-    })?;
+    write_atomically(&save_dir.join("last_checkpoint"), text.as_bytes())?;
     Ok(file)
 }

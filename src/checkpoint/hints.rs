@@ -22,8 +22,8 @@ type Shapes<'a> = HashMap<&'a str, &'a [i64]>;
 /// Fails when a file was made for another architecture.
 ///
 /// # Errors
-/// Nothing fits, or less than half of the backbone's convolutions although the file has a backbone; a Res2Net v1b file.
-/// Says names, shapes, and the overrides of a Res2Net of another width or scale.
+/// Nothing fits, or less than half of the backbone's convolutions although the file has a backbone; a Res2Net v1b file,
+/// or one of another width or scale (more than half of 26w × 6s fits into 26w × 4s). Says names, shapes, and overrides.
 pub(super) fn check_architecture(
     model: &[(String, Vec<i64>)],
     loaded: &HashMap<&str, &[i64]>,
@@ -37,7 +37,11 @@ pub(super) fn check_architecture(
             report.table()
         );
     }
-    let hint = res2net_hint(model, loaded).map(|hint| format!("\n{hint}")).unwrap_or_default();
+    let hint = match res2net_hint(model, loaded) {
+        Some(Hint::Override(hint)) => bail!("{hint}{}", describe(report)),
+        Some(Hint::Body(hint)) => format!("\n{hint}"),
+        None => String::new(),
+    };
     // One name without `module.` makes everything miss; that has its own warning.
     if report.loaded.is_empty() && report.warnings.is_empty() {
         bail!("the file belongs to another model: none of its names fits.{}{hint}", describe(report));
@@ -100,24 +104,35 @@ fn res2net<'a>(shapes: impl Iterator<Item = (&'a str, &'a [i64])>) -> Option<(us
     width.map(|width| (splits + 1, width))
 }
 
-fn res2net_hint(model: &[(String, Vec<i64>)], loaded: &Shapes) -> Option<String> {
+/// What would fit a file that belongs to another backbone.
+#[derive(Debug, PartialEq)]
+enum Hint {
+    /// Another width or scale of the same kind.
+    Override(String),
+    /// Another kind.
+    Body(String),
+}
+
+fn res2net_hint(model: &[(String, Vec<i64>)], loaded: &Shapes) -> Option<Hint> {
     let here = res2net(model.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())));
     let there = res2net(loaded.iter().map(|(name, shape)| (*name, *shape)));
     let ((scale, width), (file_scale, file_width)) = match (here, there) {
         (Some(here), Some(there)) => (here, there),
         (None, Some(_)) => {
-            return Some("The file holds a Res2Net, the model is none: see MODEL.BACKBONE.CONV_BODY R2-50-FPN".into())
+            let hint = "The file holds a Res2Net, the model is none: see MODEL.BACKBONE.CONV_BODY R2-50-FPN";
+            return Some(Hint::Body(hint.into()));
         }
         (Some(_), None) => {
-            return Some("The model is a Res2Net, the file holds none: see MODEL.BACKBONE.CONV_BODY R-50-FPN".into())
+            let hint = "The model is a Res2Net, the file holds none: see MODEL.BACKBONE.CONV_BODY R-50-FPN";
+            return Some(Hint::Body(hint.into()));
         }
         (None, None) => return None,
     };
     ((scale, width) != (file_scale, file_width)).then(|| {
-        format!(
-            "The file holds a Res2Net of width {file_width} and scale {file_scale}, the model has width {width} and scale \
+        Hint::Override(format!(
+            "the file holds a Res2Net of width {file_width} and scale {file_scale}, the model has width {width} and scale \
              {scale}. To build what the file holds: MODEL.RESNETS.WIDTH_PER_GROUP {file_width} MODEL.RESNETS.SCALE {file_scale}"
-        )
+        ))
     })
 }
 
@@ -175,12 +190,21 @@ mod tests {
     }
 
     #[test]
-    fn a_res2net_of_another_scale_names_the_override() {
+    fn a_res2net_of_another_width_or_scale_names_the_override() {
+        let names = |splits: usize| (0..splits).map(|i| format!("layer1.0.convs.{i}.weight")).collect::<Vec<_>>();
         let model: Vec<(String, Vec<i64>)> =
-            (0..3).map(|i| (format!("backbone.body.layer1.0.convs.{i}.weight"), vec![26, 26, 3, 3])).collect();
-        let names: Vec<String> = (0..7).map(|i| format!("layer1.0.convs.{i}.weight")).collect();
-        let loaded: Shapes = names.iter().map(|n| (n.as_str(), &[14i64, 14, 3, 3][..])).collect();
-        let hint = res2net_hint(&model, &loaded).unwrap();
-        assert!(hint.ends_with("MODEL.RESNETS.WIDTH_PER_GROUP 14 MODEL.RESNETS.SCALE 8"), "{hint}");
+            names(3).into_iter().map(|name| (format!("backbone.body.{name}"), vec![26, 26, 3, 3])).collect();
+        // Width and scale of the published models other than the model's own, 26w × 4s.
+        for (width, scale) in [(48, 2), (26, 6), (26, 8), (14, 8)] {
+            let (names, shape) = (names(scale - 1), [width, width, 3, 3]);
+            let loaded: Shapes = names.iter().map(|n| (n.as_str(), &shape[..])).collect();
+            let Some(Hint::Override(hint)) = res2net_hint(&model, &loaded) else { panic!("{width}w × {scale}s") };
+            let wanted = format!("MODEL.RESNETS.WIDTH_PER_GROUP {width} MODEL.RESNETS.SCALE {scale}");
+            assert!(hint.ends_with(&wanted), "{hint}");
+        }
+        let (names, shape) = (names(3), [26, 26, 3, 3]);
+        let same: Shapes = names.iter().map(|n| (n.as_str(), &shape[..])).collect();
+        assert_eq!(res2net_hint(&model, &same), None);
+        assert!(matches!(res2net_hint(&model, &Shapes::new()), Some(Hint::Body(hint)) if hint.contains("R-50-FPN")));
     }
 }

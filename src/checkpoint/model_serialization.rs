@@ -9,7 +9,8 @@ use tch::Tensor;
 
 use super::hints;
 use super::pickle::{Dict, TensorData, Value};
-use super::{read_file, to_tensor};
+use super::read_file;
+use super::tensor::copy_into;
 use crate::ffi;
 use crate::layers::parameters::{Entry, Parameters, Role};
 
@@ -21,7 +22,13 @@ pub type StateDict = Vec<(String, TensorData)>;
 pub struct LoadOptions {
     /// What is otherwise skipped or warned about is an error, and nothing is loaded.
     pub strict: bool,
+    /// For a run that goes on: every parameter must be in the file, with its shape.
+    pub resume: bool,
 }
+
+/// What to do with a checkpoint that a run cannot go on from.
+const NOT_A_RESUME: &str = "a run goes on only with the model that it had. To train from these weights as far as they \
+    fit, choose another OUTPUT_DIR and give the file as MODEL.WEIGHT; to go on, restore the configuration of the run";
 
 /// A layer whose shape differs between file and model.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,10 +61,14 @@ impl LoadReport {
 
     /// The skipped layers as a table.
     pub fn table(&self) -> String {
-        let width = self.skipped.iter().map(|s| s.name.len()).max().unwrap_or(0);
-        let row = |s: &Skipped| format!("  {:width$}  file {:?}, model {:?}", s.name, s.loaded_shape, s.shape);
-        self.skipped.iter().map(row).collect::<Vec<_>>().join("\n")
+        table(&self.skipped)
     }
+}
+
+fn table(skipped: &[Skipped]) -> String {
+    let width = skipped.iter().map(|s| s.name.len()).max().unwrap_or(0);
+    let row = |s: &Skipped| format!("  {:width$}  file {:?}, model {:?}", s.name, s.loaded_shape, s.shape);
+    skipped.iter().map(row).collect::<Vec<_>>().join("\n")
 }
 
 /// The longest loaded key that ends each model key: positions in `loaded`, or `None`.
@@ -153,7 +164,7 @@ pub fn load_weights(path: &Path, parameters: &Parameters) -> Result<LoadReport> 
 ///
 /// # Errors
 /// A file of another architecture (the names that do not fit are said); with `strict` whatever would be skipped or
-/// warned about. Nothing is changed then.
+/// warned about; with `resume` whatever the model would lack. Nothing is changed then.
 pub fn load_state_dict(parameters: &Parameters, loaded: StateDict, options: &LoadOptions) -> Result<LoadReport> {
     let original: Vec<String> = loaded.iter().map(|(key, _)| key.clone()).collect();
     let loaded = strip_prefix_if_present(loaded);
@@ -162,9 +173,38 @@ pub fn load_state_dict(parameters: &Parameters, loaded: StateDict, options: &Loa
     let names: Vec<String> = state.iter().map(|entry| entry.name.clone()).collect();
     let matches = match_keys(&names, &keys);
 
+    let mut report = compare(&state, &loaded, &matches);
+    report.warnings = warnings(&original, &report);
+    let shapes: HashMap<&str, &[i64]> = loaded.iter().map(|(key, data)| (key.as_str(), data.shape())).collect();
+    let model_shapes: Vec<(String, Vec<i64>)> = state.iter().map(|e| (e.name.clone(), e.tensor.size())).collect();
+    let architecture = hints::check_architecture(&model_shapes, &shapes, &report);
+    let hint = hints::classes_hint(&model_shapes, &report).map(|hint| format!("\n{hint}")).unwrap_or_default();
+    if options.resume {
+        architecture.and_then(|()| complete(&state, &report)).context(NOT_A_RESUME)?;
+    } else {
+        architecture?;
+    }
+    if options.strict {
+        strict(&report, &hint)?;
+    }
+
+    let _no_grad = tch::no_grad_guard();
+    for (entry, found) in state.iter().zip(&matches) {
+        let Some((key, data)) = found.map(|found| &loaded[found]) else { continue };
+        if entry.tensor.size() == data.shape() && entry.alias_of.is_none() {
+            let mut target = entry.tensor.shallow_clone();
+            copy_into(&mut target, data).with_context(|| format!("{key} into {}", entry.name))?;
+        }
+    }
+    log_report(&report, &hint);
+    Ok(report)
+}
+
+/// Which entries of the model fit those of the file that were found for them, and which do not.
+fn compare(state: &[Entry], loaded: &StateDict, matches: &[Option<usize>]) -> LoadReport {
     let mut report = LoadReport::default();
     let mut used = HashSet::new();
-    for (entry, found) in state.iter().zip(&matches) {
+    for (entry, found) in state.iter().zip(matches) {
         let Some(found) = *found else {
             report.untouched.push(entry.name.clone());
             continue;
@@ -182,27 +222,34 @@ pub fn load_state_dict(parameters: &Parameters, loaded: StateDict, options: &Loa
             loaded_shape: data.shape().to_vec(),
         });
     }
-    report.unused = keys.iter().enumerate().filter(|(i, _)| !used.contains(i)).map(|(_, key)| key.clone()).collect();
-    report.warnings = warnings(&original, &report);
-    let shapes: HashMap<&str, &[i64]> = loaded.iter().map(|(key, data)| (key.as_str(), data.shape())).collect();
-    let model_shapes: Vec<(String, Vec<i64>)> = state.iter().map(|e| (e.name.clone(), e.tensor.size())).collect();
-    hints::check_architecture(&model_shapes, &shapes, &report)?;
-    let hint = hints::classes_hint(&model_shapes, &report).map(|hint| format!("\n{hint}")).unwrap_or_default();
-    if options.strict {
-        strict(&report, &hint)?;
-    }
+    let unused = loaded.iter().enumerate().filter(|(i, _)| !used.contains(i));
+    report.unused = unused.map(|(_, (key, _))| key.clone()).collect();
+    report
+}
 
-    let _no_grad = tch::no_grad_guard();
-    for (entry, found) in state.iter().zip(&matches) {
-        let Some((key, data)) = found.map(|found| &loaded[found]) else { continue };
-        if entry.tensor.size() == data.shape() && entry.alias_of.is_none() {
-            let source = to_tensor(data).with_context(|| key.clone())?;
-            let mut target = entry.tensor.shallow_clone();
-            target.f_copy_(&source).with_context(|| format!("{key} into {}", entry.name))?;
-        }
+/// Fails when a parameter has another shape in the file, or is not there.
+fn complete(state: &[Entry], report: &LoadReport) -> Result<()> {
+    const SHOWN: usize = 8;
+    if !report.skipped.is_empty() {
+        let more = match report.skipped.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!("\n  and {more} more"),
+        };
+        bail!(
+            "shapes differ, nothing was loaded:\n{}{more}",
+            table(&report.skipped[..report.skipped.len().min(SHOWN)])
+        );
     }
-    log_report(&report, &hint);
-    Ok(report)
+    let untouched: HashSet<&str> = report.untouched.iter().map(String::as_str).collect();
+    let is_missing = |entry: &&Entry| entry.role == Role::Parameter && untouched.contains(entry.name.as_str());
+    let missing: Vec<&str> = state.iter().filter(is_missing).map(|entry| entry.name.as_str()).collect();
+    ensure!(
+        missing.is_empty(),
+        "the file lacks {} parameters of the model, nothing was loaded: {}",
+        missing.len(),
+        hints::some(&missing)
+    );
+    Ok(())
 }
 
 fn warnings(original: &[String], report: &LoadReport) -> Vec<String> {

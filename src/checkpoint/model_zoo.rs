@@ -9,6 +9,7 @@ use anyhow::{ensure, Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::ffi::system::lock_file;
+use crate::utils::comm;
 
 /// The cache: `$TORCH_MODEL_ZOO`, else `$TORCH_HOME/models`, else `~/.torch/models`.
 pub fn model_dir() -> PathBuf {
@@ -87,6 +88,23 @@ pub fn cache_url(url: &str, folder: &Path) -> Result<PathBuf> {
             target.display()
         )
     })?;
+    Ok(target)
+}
+
+/// [`cache_url`] for all processes of a job together: rank 0 fetches while the others wait. Where the cache is not the
+/// same folder for all, the first process of each other machine fetches then, and last whoever still has no file.
+///
+/// # Errors
+/// As [`cache_url`], in the process that could not fetch; the others are told of it.
+pub fn cache_url_in_turn(url: &str, folder: &Path) -> Result<PathBuf> {
+    let target = folder.join(file_name(url)?);
+    comm::main_process_works("fetching the weights", || cache_url(url, folder))?;
+    for mine in [comm::get_local_rank() == 0, true] {
+        let fetched = if mine { cache_url(url, folder).map(drop) } else { Ok(()) };
+        let failed = comm::any(fetched.is_err())?;
+        fetched?;
+        ensure!(!failed, "{url} could not be fetched by another process of the job, which says why");
+    }
     Ok(target)
 }
 

@@ -4,10 +4,21 @@ use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::pickle::{Buffer, Dtype, TensorData, Value};
+use crate::ffi::copy_bytes;
 
-/// A new tensor on the CPU with the values of `data`.
+/// A new tensor on the CPU with the values of `data`, whose memory is given back to the file.
 pub fn to_tensor(data: &TensorData) -> Result<Tensor> {
-    Ok(Tensor::f_from_data_size(&data.bytes()?, data.shape(), kind(data.dtype()))?)
+    let tensor = Tensor::f_from_data_size(&data.bytes()?, data.shape(), kind(data.dtype()))?;
+    data.storage().release();
+    Ok(tensor)
+}
+
+/// Fills `target`, of the same shape, with the values of `data`, whose memory is given back to the file: loading a model
+/// holds one tensor at a time beside it.
+pub(super) fn copy_into(target: &mut Tensor, data: &TensorData) -> Result<()> {
+    copy_bytes(target, &data.bytes()?, kind(data.dtype()))?;
+    data.storage().release();
+    Ok(())
 }
 
 /// The libtorch name of an element type.

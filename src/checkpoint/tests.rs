@@ -1,6 +1,7 @@
 //! Saving and loading whole checkpoints, and what does not fit.
 
 use std::fs;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
@@ -133,7 +134,8 @@ fn another_class_count_skips_the_layers_and_their_momentum() {
 
     let shapes: [(&str, &[i64]); 3] = [SMALL[0], ("head.cls_score.weight", &[3, 2]), ("head.cls_score.bias", &[3])];
     let new = model(&shapes, 7.0);
-    let loaded = checkpointer(&new, Some(folder.path())).load(None, true).unwrap();
+    let weight = folder.path().join("model_final.pth").display().to_string();
+    let loaded = checkpointer(&new, Some(&folder.path().join("new"))).load(Some(&weight), true).unwrap();
     let report = loaded.report.unwrap();
     assert_eq!(report.skipped_names(), ["head.cls_score.weight", "head.cls_score.bias"]);
     assert!(report.table().contains("head.cls_score.weight  file [5, 2], model [3, 2]"), "{}", report.table());
@@ -147,9 +149,102 @@ fn another_class_count_skips_the_layers_and_their_momentum() {
     assert_eq!(known, [true, false, false]);
 
     let strict = model(&shapes, 7.0);
-    let error = checkpointer(&strict, Some(folder.path())).strict(true).load(None, true).unwrap_err();
+    let error = checkpointer(&strict, None).strict(true).load(Some(&weight), true).unwrap_err();
     assert!(format!("{error:#}").contains("file [5, 2], model [3, 2]"), "{error:#}");
     assert_eq!(strict.get("backbone.w").unwrap().double_value(&[0, 0]), 7.0, "nothing was loaded");
+}
+
+#[test]
+fn a_run_does_not_go_on_with_another_model() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpointer(&model(&SMALL, 1.0), Some(folder.path())).save("model_final", &Contents::default()).unwrap();
+    let classes: [(&str, &[i64]); 2] = [SMALL[0], ("head.cls_score.weight", &[3, 2])];
+    let more: [(&str, &[i64]); 4] = [SMALL[0], SMALL[1], SMALL[2], ("mask.weight", &[1])];
+    let backbone: [(&str, &[i64]); 1] = [("encoder.layers.0", &[2])];
+    for (shapes, said) in [
+        (&classes[..], "head.cls_score.weight  file [5, 2], model [3, 2]"),
+        (&more[..], "the file lacks 1 parameters of the model, nothing was loaded: mask.weight"),
+        (&backbone[..], "none of its names fits"),
+    ] {
+        let other = model(shapes, 7.0);
+        let error = format!("{:#}", checkpointer(&other, Some(folder.path())).load(None, true).unwrap_err());
+        assert!(error.contains(said) && error.contains("model_final.pth"), "{error}");
+        assert!(error.contains("choose another OUTPUT_DIR and give the file as MODEL.WEIGHT"), "{error}");
+        assert!(other.state().iter().all(|entry| entry.tensor.min().double_value(&[]) == 7.0), "something was loaded");
+    }
+    // A part less is no hindrance: the file has everything that the model needs.
+    let less = model(&SMALL[..2], 7.0);
+    assert!(checkpointer(&less, Some(folder.path())).load(None, true).unwrap().resumed);
+}
+
+/// Sizes and places in the archive beyond 32 bits; the zeros take no room on the disk.
+#[test]
+fn files_over_4_gb_are_written_and_read() {
+    const LEN: usize = (1 << 32) + (1 << 20);
+    let mut dict = Dict::new();
+    let zeros = TensorData::contiguous(Dtype::UInt8, vec![LEN as i64], Buffer::new(Zeros::new(LEN))).unwrap();
+    dict.insert("zeros", zeros);
+    let values = Tensor::from_slice(&[0.5f32, -2.0, 1e30]);
+    dict.insert("values", &values);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.pth");
+    let mut file = Sparse(fs::File::create(&path).unwrap());
+    pickle::write_torch(&mut file, "large", &Value::Dict(dict)).unwrap();
+    drop(file);
+
+    let back = read_file(&path).unwrap();
+    let find = |name: &str| back.as_dict().unwrap().get(name).unwrap().as_tensor().unwrap();
+    assert_eq!(to_tensor(find("values")).unwrap(), values);
+    assert_eq!((find("zeros").shape(), find("zeros").numel()), (&[LEN as i64][..], LEN));
+    assert_eq!(find("zeros").bytes().unwrap()[LEN - 1], 0);
+    let cut = fs::metadata(&path).unwrap().len() - 1;
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(cut).unwrap();
+    assert!(format!("{:#}", read_file(&path).unwrap_err()).contains("large.pth"));
+}
+
+/// Zeros that take no memory either, nor a page fault every 4 KiB.
+struct Zeros(memmap2::Mmap);
+
+impl Zeros {
+    fn new(len: usize) -> Self {
+        let map = memmap2::MmapMut::map_anon(len).unwrap();
+        // Without huge pages it only takes longer.
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Self(map.make_read_only().unwrap())
+    }
+}
+
+impl AsRef<[u8]> for Zeros {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl pickle::Source for Zeros {}
+
+/// A file in which long runs of zeros are holes.
+struct Sparse(fs::File);
+
+impl Write for Sparse {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+        let part = &bytes[..bytes.len().min(ZEROS.len())];
+        if part == ZEROS {
+            self.0.seek(SeekFrom::Current(part.len() as i64))?;
+            return Ok(part.len());
+        }
+        self.0.write(part)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Seek for Sparse {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
 }
 
 #[test]
@@ -218,7 +313,7 @@ fn caffe2_files_go_there_and_back() {
         })
         .collect();
     let path = folder.path().join("model.pkl");
-    pickle::write_pickle(&path, &c2_model_saving::to_c2(&state, "R-50-FPN").unwrap()).unwrap();
+    write_pickle(&path, &c2_model_saving::to_c2(&state, "R-50-FPN").unwrap(), Python::Two).unwrap();
     let file = read_file(&path).unwrap();
     assert_eq!(c2_model_loading::body_of(&file).unwrap(), "R-50");
     let blobs = file.as_dict().unwrap().get("blobs").unwrap().as_dict().unwrap();

@@ -6,11 +6,10 @@ use anyhow::{bail, ensure, Context, Result};
 use clap::{Parser, ValueEnum};
 
 use super::{parse, CommandLine};
-use crate::checkpoint::c2_model_loading::{body_of, from_c2};
+use crate::checkpoint::c2_model_loading::{body_of, from_c2, has_own_names};
 use crate::checkpoint::c2_model_saving::to_c2;
 use crate::checkpoint::model_serialization::{state_dict_of, strip_prefix_if_present};
-use crate::checkpoint::pickle::{write_pickle, write_safetensors};
-use crate::checkpoint::{read_file, write_file, Dict, StateDict, Value};
+use crate::checkpoint::{read_file, write_file, write_pickle, write_safetensors, Dict, Python, StateDict, Value};
 
 /// Converts weights between .pth (PyTorch), .pkl (Caffe2, Detectron) and .safetensors, or lists them.
 #[derive(Debug, Parser)]
@@ -18,7 +17,8 @@ struct Args {
     /// The file to read; its format is found by its content.
     input: PathBuf,
 
-    /// The file to write; its format is found by its ending. Nothing is written without it.
+    /// The file to write; its format is found by its ending. Nothing is written without it. A .pkl has Caffe2's blob
+    /// names where Caffe2 has the layers, else the model's own names: {"model": {name: array}}.
     output: Option<PathBuf>,
 
     /// Prints the name, shape and type of every tensor, and every other value.
@@ -29,7 +29,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', value_name = "PART,…")]
     trim: Vec<Part>,
 
-    /// MODEL.BACKBONE.CONV_BODY of a .pkl file, when it is not to be found out from its blobs.
+    /// MODEL.BACKBONE.CONV_BODY of a Caffe2 .pkl file, when it is not to be found out from its names.
     #[arg(long, value_name = "NAME")]
     conv_body: Option<String>,
 }
@@ -59,7 +59,7 @@ pub fn convert_weights(args: impl CommandLine) -> Result<()> {
     }
     let mut file = read_file(&args.input)?;
     let is_c2 = file.as_dict().is_some_and(|dict| dict.get("blobs").is_some())
-        || args.input.extension().is_some_and(|extension| extension == "pkl");
+        || args.input.extension().is_some_and(|extension| extension == "pkl") && !has_own_names(&file);
     let mut state = if is_c2 {
         let body = match &args.conv_body {
             Some(body) => body.clone(),
@@ -148,10 +148,7 @@ fn summary(value: &Value) -> String {
 fn write(output: &Path, state: &StateDict, mut rest: Dict, conv_body: Option<&str>) -> Result<()> {
     match output.extension().and_then(|e| e.to_str()) {
         Some("pth" | "pt") => {
-            let mut model = Dict::ordered();
-            state.iter().for_each(|(name, data)| model.insert(name.as_str(), data.clone()));
-            let mut file = Dict::new();
-            file.insert("model", model);
+            let mut file = below_model(state, Dict::ordered());
             file.entries.append(&mut rest.entries);
             write_file(output, &Value::Dict(file))
         }
@@ -161,15 +158,29 @@ fn write(output: &Path, state: &StateDict, mut rest: Dict, conv_body: Option<&st
         }
         Some("pkl") => {
             note_loss(&rest);
+            if let Some(body) = conv_body {
+                return write_pickle(output, &to_c2(state, body)?, Python::Two);
+            }
             let names: Vec<&str> = state.iter().map(|(name, _)| name.as_str()).collect();
-            let body = match conv_body {
-                Some(body) => body.to_string(),
-                None => deepest(&names, "layer3.").context("the names show no ResNet body: give --conv-body")?,
-            };
-            write_pickle(output, &to_c2(state, &body)?)
+            let body = deepest(&names, "layer3.").context("the names show no ResNet body");
+            match body.and_then(|body| to_c2(state, &body)) {
+                Ok(blobs) => write_pickle(output, &blobs, Python::Two),
+                Err(error) => {
+                    println!("written under the model's own names: {error:#}");
+                    write_pickle(output, &Value::Dict(below_model(state, Dict::new())), Python::Three)
+                }
+            }
         }
         _ => bail!("{}: the ending must be .pth, .pkl or .safetensors", output.display()),
     }
+}
+
+/// `{"model": {name: tensor}}`, the inner dictionary being `model`.
+fn below_model(state: &StateDict, mut model: Dict) -> Dict {
+    state.iter().for_each(|(name, data)| model.insert(name.as_str(), data.clone()));
+    let mut file = Dict::new();
+    file.insert("model", model);
+    file
 }
 
 fn note_loss(rest: &Dict) {
@@ -232,6 +243,31 @@ mod tests {
         run(&[&path("a.pth"), &path("f.pth"), "--trim", "optimizer"]).unwrap();
         let trimmed = read_file(Path::new(&path("f.pth"))).unwrap();
         assert_eq!(trimmed.as_dict().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_caffe2_has_no_names_for_keeps_its_own_in_a_pickle() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let mut model = Dict::ordered();
+        let values = Tensor::arange(8, (Kind::Float, Device::Cpu)).reshape([2, 4]);
+        for name in ["backbone.body.layer3.5.convs.0.weight", "backbone.body.layer3.5.bns.0.running_mean"] {
+            model.insert(name, &values.transpose(0, 1));
+        }
+        model.insert("backbone.body.layer3.5.bns.0.num_batches_tracked", &Tensor::from(3i64));
+        write_file(Path::new(&path("a.pth")), &Value::Dict(model)).unwrap();
+        run(&[&path("a.pth"), &path("b.pkl")]).unwrap();
+        run(&[&path("b.pkl"), &path("c.pth")]).unwrap();
+        for name in ["b.pkl", "c.pth"] {
+            let read = |name: &str| state_dict_of(&read_file(Path::new(&path(name))).unwrap()).unwrap();
+            for ((key, data), (other_key, other)) in read("a.pth").iter().zip(read(name)) {
+                assert_eq!((key, data.dtype(), data.shape()), (&other_key, other.dtype(), other.shape()), "{name}");
+                assert_eq!(data.bytes().unwrap(), other.bytes().unwrap(), "{name} {key}");
+            }
+        }
+        // Who asks for Caffe2's names gets them or an error.
+        let error = format!("{:#}", run(&[&path("a.pth"), &path("d.pkl"), "--conv-body", "R2-50-FPN"]).unwrap_err());
+        assert!(error.contains("convs.0") && !Path::new(&path("d.pkl")).exists(), "{error}");
     }
 
     #[test]

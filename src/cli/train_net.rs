@@ -105,10 +105,17 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
          all machines share",
         get_rank()
     );
+    if let (Some(iteration), false) = (loaded.iteration, loaded.resumed) {
+        log::warn!(
+            target: TARGET,
+            "MODEL.WEIGHT is a checkpoint of iteration {iteration}: as in the original the training goes on after it, with \
+             its optimizer and rates. To begin at 0 with its weights alone: convert_weights IN.pth OUT.pth --trim optimizer"
+        );
+    }
     let exact = restored(&loaded)?;
     let scaler = (model.precision() == Precision::Float16)
         .then(|| exact.as_ref().and_then(|exact| exact.scaler).unwrap_or_default());
-    let exact = exact.filter(|exact| {
+    let exact = exact.filter(|_| skipped.is_empty()).filter(|exact| {
         let other_seed = program.seed_given && exact.data.seed != program.seed;
         if other_seed {
             log::warn!(

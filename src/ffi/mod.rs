@@ -2,6 +2,7 @@
 
 mod autocast;
 mod backends;
+mod bytes;
 mod cuda;
 mod distributed;
 mod fused_conv;
@@ -13,6 +14,7 @@ pub mod system;
 
 pub use autocast::Autocast;
 pub use backends::{cuda_peak_memory, cuda_set_device, is_deterministic, set_deterministic, set_tf32, SyncCounter};
+pub use bytes::copy_bytes;
 pub use cuda::{cuda_machine, has_kernels_for, open_cuda, CudaDevice, CudaMachine, CUDA_ARCHITECTURES};
 pub use distributed::{ProcessGroup, Reducer, Store};
 pub use fused_conv::{can_fuse_conv, fused_conv, FusedConv};

@@ -34,12 +34,31 @@ pub fn local_time(seconds: i64) -> LocalTime {
 
 /// The bytes of a file, read when they are first used. Whoever cuts the file short meanwhile ends the program (SIGBUS),
 /// which is why this project replaces files and never changes them in place.
-///
-/// # Errors
-/// What the operating system says. An empty file cannot be mapped on every system: callers read it otherwise.
-pub fn map_file(file: &std::fs::File) -> std::io::Result<memmap2::Mmap> {
-    // SAFETY: the mapping is private and read-only; that other programs do not truncate the file is stated above.
-    unsafe { memmap2::MmapOptions::new().map_copy_read_only(file) }
+pub struct MappedFile(memmap2::Mmap);
+
+impl MappedFile {
+    /// Maps the whole file.
+    ///
+    /// # Errors
+    /// What the operating system says. An empty file cannot be mapped on every system.
+    pub fn new(file: &std::fs::File) -> std::io::Result<Self> {
+        // SAFETY: the mapping is private and read-only; that other programs do not truncate the file is stated above.
+        Ok(Self(unsafe { memmap2::MmapOptions::new().map_copy_read_only(file)? }))
+    }
+
+    /// Gives the memory of bytes back that are not needed soon; used again, they are read again.
+    pub fn release(&self, range: std::ops::Range<usize>) {
+        let advice = memmap2::UncheckedAdvice::DontNeed;
+        // SAFETY: nothing was written to these pages, so the file holds what they hold. Where the system refuses, they
+        // stay, which costs memory only.
+        let _ = unsafe { self.0.unchecked_advise_range(advice, range.start, range.len()) };
+    }
+}
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// Waits until no other open file holds the lock, and holds it until `file` is closed (`flock`).

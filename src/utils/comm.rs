@@ -101,6 +101,11 @@ pub fn get_rank() -> usize {
     job().map_or(0, |job| job.topology.rank)
 }
 
+/// This process's number among those of its machine, from 0.
+pub fn get_local_rank() -> usize {
+    job().map_or(0, |job| job.topology.local_rank)
+}
+
 /// True in the process that writes logs and files.
 pub fn is_main_process() -> bool {
     get_rank() == 0
@@ -269,6 +274,16 @@ pub fn broadcast_number(number: u64) -> Result<u64> {
     Ok(tensors[0].int64_value(&[]) as u64)
 }
 
+/// Whether it holds in any process.
+///
+/// # Errors
+/// See [`synchronize`].
+pub fn any(here: bool) -> Result<bool> {
+    let mut count = Tensor::from(i64::from(here));
+    all_reduce_sum(&mut count)?;
+    Ok(count.int64_value(&[]) > 0)
+}
+
 /// All processes' bytes by rank, in rank 0; `None` elsewhere.
 ///
 /// # Errors
@@ -339,6 +354,7 @@ mod tests {
         assert_eq!(gather_bytes(vec![1, 2]).unwrap(), Some(vec![vec![1, 2]]));
         assert_eq!(gather(Tensor::from_slice(&[3i64])).unwrap(), Tensor::from_slice(&[3i64]));
         assert_eq!(main_process_works("work", || Ok(7)).unwrap(), Some(7));
+        assert_eq!((any(false).unwrap(), any(true).unwrap(), get_local_rank()), (false, true, 0));
         assert_eq!(broadcast_number(u64::MAX).unwrap(), u64::MAX);
         assert!(reducer(&[]).unwrap().is_none());
         assert!(init_process_group(None, Duration::ZERO, None).is_err());

@@ -14,26 +14,53 @@ pub fn mkdir(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))
 }
 
-/// Writes a file so that a reader sees the old content or the new, never a part: temporary file beside it, then rename.
+/// Writes a file so that a reader sees the old content or the new, never a part.
 ///
 /// # Errors
 /// The file cannot be written; what was there before is left.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
+    atomically(path, |mut file, _| Ok(file.write_all(content)?))
+}
+
+/// Gives `fill` a temporary file beside `path` (and its name), which becomes `path` once everything is on the disk: a
+/// crash at any moment leaves the earlier file of that name whole.
+///
+/// # Errors
+/// What `fill` or the file system says (a full disk included); the earlier file is left, the temporary one is removed.
+pub fn atomically(path: &Path, fill: impl FnOnce(&File, &Path) -> Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
-    let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&temporary, path));
-    written
+    let write = || -> Result<()> {
+        let file = File::create(&temporary)?;
+        fill(&file, &temporary)?;
+        file.sync_all()?;
+        Ok(std::fs::rename(&temporary, path)?)
+    };
+    write()
+        // The error that matters is the first one.
         .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
-        .with_context(|| format!("cannot write {}", path.display()))
+        .with_context(|| format!("cannot write {}; an earlier file of that name is untouched", path.display()))?;
+    // The rename itself is on the disk once the folder is.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| folder.display().to_string())
 }
 
 /// Largest amount of memory that the process has held so far, in MiB (Linux: `VmHWM`); `None` where it is not known.
 pub fn peak_memory_mib() -> Option<f64> {
+    status_mib("VmHWM:")
+}
+
+/// Memory that the process holds now, in MiB (Linux: `VmRSS`); [`peak_memory_mib`] counts anew from here. `None` where
+/// the system does not do this.
+pub fn restart_peak_memory() -> Option<f64> {
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    status_mib("VmRSS:")
+}
+
+fn status_mib(name: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    kib(&status, "VmHWM:").map(|kib| kib / 1024.0)
+    kib(&status, name).map(|kib| kib / 1024.0)
 }
 
 /// The number of a `Name:   123 kB` line of a /proc file.
@@ -64,6 +91,14 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path())?.count(), 1);
         let error = write_atomically(&dir.path().join("missing/file"), b"x").unwrap_err();
         assert!(format!("{error:#}").contains("missing/file"), "{error:#}");
+        let error = atomically(&path, |mut file, _| {
+            file.write_all(b"half")?;
+            anyhow::bail!("the rest does not come")
+        });
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(error.contains("last_checkpoint") && error.contains("the rest does not come"), "{error}");
+        assert_eq!(std::fs::read(&path)?, b"two");
+        assert_eq!(std::fs::read_dir(dir.path())?.count(), 1, "the temporary file is gone");
         Ok(())
     }
 }

@@ -112,3 +112,22 @@ fn wrong_arguments_are_named() {
     let error = fails(&mut benchmark(&["--image", "/nowhere/image.jpg"]), 1);
     assert!(error.contains("/nowhere/image.jpg"), "{error}");
 }
+
+#[test]
+fn loading_holds_one_tensor_beside_the_model() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("report.json");
+    let json = file.display().to_string();
+    // One layer that is most of the model, another that is a quarter of it.
+    let text = succeeds(&mut benchmark(&["--loading", "--json", &json, "MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", "3000"]));
+    assert!(text.contains("loading: ") && text.contains("memory beside the model"), "{text}");
+    let report = report(&file);
+    let number = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("{key}: {report}"));
+    assert_eq!(report["load_s"].as_array().map(Vec::len), Some(3));
+    assert!(
+        number("file_mb") >= number("model_mb") && number("model_mb") > number("largest_tensor_mb") + 9.0,
+        "{report}"
+    );
+    // What the allocator and the log hold meanwhile is a few megabytes.
+    assert!(number("peak_beside_model_mib") < number("largest_tensor_mb") + 6.0, "{report}");
+}

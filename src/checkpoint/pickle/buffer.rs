@@ -7,12 +7,18 @@ use std::sync::Arc;
 
 use anyhow::{ensure, Context, Result};
 
-type Source = Arc<dyn AsRef<[u8]> + Send + Sync>;
+/// Where bytes lie.
+pub trait Source: AsRef<[u8]> + Send + Sync {
+    /// Told of bytes that are not needed soon: a mapped file can give their memory back.
+    fn release(&self, _range: Range<usize>) {}
+}
+
+impl Source for Vec<u8> {}
 
 /// A range of shared bytes.
 #[derive(Clone)]
 pub struct Buffer {
-    source: Source,
+    source: Arc<dyn Source>,
     range: Range<usize>,
     /// Python 3 writes bytes at protocol 2 as text in which each byte is one code point: `Some(n)` for n bytes so written.
     latin1: Option<usize>,
@@ -20,7 +26,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// All bytes of `source`.
-    pub fn new(source: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+    pub fn new(source: impl Source + 'static) -> Self {
         let range = 0..source.as_ref().len();
         Self { source: Arc::new(source), range, latin1: None }
     }
@@ -62,6 +68,11 @@ impl Buffer {
         }
         let text = std::str::from_utf8(self.raw()).context("a file changed while it was read")?;
         Ok(Cow::Owned(text.chars().map(|c| c as u8).collect()))
+    }
+
+    /// Tells the source that these bytes are not needed soon.
+    pub fn release(&self) {
+        self.source.release(self.range.clone());
     }
 
     pub(super) fn raw(&self) -> &[u8] {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{bail, Context, Result};
 
 use super::buffer::Buffer;
 use super::opcodes as op;
@@ -23,17 +23,27 @@ pub(super) fn encode(value: &Value) -> Result<Encoded> {
     encode_as(value, Tensors::Torch)
 }
 
-/// Writes a value whose tensors become numpy arrays inside the pickle, in the form of Python 2 and Caffe2, which every
-/// Python reads with `encoding="latin1"`.
+/// Which Python a pickle of numpy arrays is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Python {
+    /// Protocol 2 with the bytes of arrays as `str`: what Caffe2 and Detectron have; Python 3 reads it with
+    /// `encoding="latin1"`.
+    Two,
+    /// Protocol 3 with the bytes of arrays as `bytes`: a plain `pickle.load` reads it.
+    Three,
+}
+
+/// Writes a value whose tensors become numpy arrays inside the pickle.
 ///
 /// # Errors
 /// As [`encode`]; also bfloat16, which numpy does not have, and arrays over 2 GB.
-pub(super) fn encode_arrays(value: &Value) -> Result<Vec<u8>> {
-    Ok(encode_as(value, Tensors::Numpy)?.pickle)
+pub(super) fn encode_arrays(value: &Value, python: Python) -> Result<Vec<u8>> {
+    Ok(encode_as(value, Tensors::Numpy(python))?.pickle)
 }
 
 fn encode_as(value: &Value, tensors: Tensors) -> Result<Encoded> {
-    let out = vec![op::PROTO, 2];
+    let protocol = if matches!(tensors, Tensors::Numpy(Python::Three)) { 3 } else { 2 };
+    let out = vec![op::PROTO, protocol];
     let mut encoder = Encoder { out, tensors, storages: Vec::new(), known: HashMap::new(), memo: HashMap::new() };
     encoder.value(value)?;
     encoder.out.push(op::STOP);
@@ -41,9 +51,10 @@ fn encode_as(value: &Value, tensors: Tensors) -> Result<Encoded> {
 }
 
 /// What tensors become.
+#[derive(Clone, Copy)]
 enum Tensors {
     Torch,
-    Numpy,
+    Numpy(Python),
 }
 
 struct Encoder {
@@ -75,7 +86,7 @@ impl Encoder {
             Value::Dict(dict) => self.dict(dict)?,
             Value::Tensor(tensor) => match self.tensors {
                 Tensors::Torch => self.tensor(tensor)?,
-                Tensors::Numpy => self.array(tensor)?,
+                Tensors::Numpy(python) => self.array(tensor, python)?,
             },
             Value::Object(object) => self.object(object)?,
         }
@@ -153,7 +164,7 @@ impl Encoder {
             self.out.push(op::MARK);
             for (key, value) in &dict.entries {
                 self.value(key)?;
-                self.value(value)?;
+                self.value(value).with_context(|| format!("entry {}", key.as_str().unwrap_or("of a number")))?;
             }
             self.out.push(op::SETITEMS);
         }
@@ -162,7 +173,10 @@ impl Encoder {
 
     /// `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`.
     fn tensor(&mut self, tensor: &TensorData) -> Result<()> {
-        ensure!(!tensor.big_endian(), "big-endian tensors are not written");
+        if tensor.big_endian() {
+            let bytes = Buffer::new(tensor.bytes()?.into_owned());
+            return self.tensor(&TensorData::contiguous(tensor.dtype(), tensor.shape().to_vec(), bytes)?);
+        }
         let next = self.storages.len();
         let index = *self.known.entry(tensor.storage().identity()).or_insert(next);
         if index == next {
@@ -186,7 +200,7 @@ impl Encoder {
     }
 
     /// `_reconstruct(ndarray, (0,), "b")`, then its state: (version, shape, dtype, Fortran order, data).
-    fn array(&mut self, tensor: &TensorData) -> Result<()> {
+    fn array(&mut self, tensor: &TensorData, python: Python) -> Result<()> {
         let code = match tensor.dtype() {
             Dtype::Float16 => "f2",
             Dtype::Float32 => "f4",
@@ -219,15 +233,21 @@ impl Encoder {
         self.int(-1);
         self.int(0);
         self.out.extend([op::TUPLE, op::BUILD, op::NEWFALSE]);
-        self.byte_string(&tensor.bytes()?)?;
+        let opcode = if python == Python::Two { op::BINSTRING } else { op::BINBYTES };
+        self.sized(opcode, &tensor.bytes()?)?;
+        tensor.storage().release();
         self.out.extend([op::TUPLE, op::BUILD]);
         Ok(())
     }
 
     /// A `str` of Python 2.
     fn byte_string(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sized(op::BINSTRING, bytes)
+    }
+
+    fn sized(&mut self, opcode: u8, bytes: &[u8]) -> Result<()> {
         let len = i32::try_from(bytes.len()).context("an array over 2 GB")?;
-        self.out.push(op::BINSTRING);
+        self.out.push(opcode);
         self.out.extend(len.to_le_bytes());
         self.out.extend(bytes);
         Ok(())

@@ -15,6 +15,11 @@ use super::value::{Dict, Object, Value};
 /// Nesting of lists and dictionaries; a value that contains itself ends here too.
 const MAX_DEPTH: usize = 100;
 
+/// Tensors may share or expand their storages so that together they are this much larger than the file …
+const MAX_SHARING: usize = 16;
+/// … and by this much in any file.
+const FREE_CLAIMS: usize = 1 << 28;
+
 /// A storage that a pickle refers to.
 pub(super) struct StorageRef {
     pub(super) key: String,
@@ -29,18 +34,20 @@ pub(super) struct StorageRef {
 /// Finds the bytes of storages; says whether they are big-endian.
 pub(super) type Resolver<'a> = dyn FnMut(&StorageRef) -> Result<(Buffer, bool)> + 'a;
 
-/// The value of a pickle. Strings and storages are shared, so a value is never much larger than its pickle.
-pub(super) fn finish(pickled: &Pickled, resolver: &mut Resolver) -> Result<Value> {
+/// The value of a pickle in a file of `file_len` bytes. Strings and storages are shared, so a value is never much larger
+/// than its pickle; and the tensors together never claim to be much larger than the file.
+pub(super) fn finish(pickled: &Pickled, file_len: usize, resolver: &mut Resolver) -> Result<Value> {
     // A pickle can refer to the same list many times, lists of lists exponentially often: the tree has a budget.
     let budget = 2 * pickled.nodes.len() + (1 << 16);
-    let mut finisher = Finisher { nodes: &pickled.nodes, resolver, strings: HashMap::new(), budget };
+    let claims = file_len.saturating_mul(MAX_SHARING).saturating_add(FREE_CLAIMS);
+    let mut finisher = Finisher { nodes: &pickled.nodes, resolver, strings: HashMap::new(), budget, claims };
     finisher.value(pickled.root, 0)
 }
 
 /// Every storage that the pickle refers to, as often as it does.
 pub(super) fn storages(pickled: &Pickled) -> Result<Vec<StorageRef>> {
     let resolver = &mut no_storages;
-    let mut finisher = Finisher { nodes: &pickled.nodes, resolver, strings: HashMap::new(), budget: 0 };
+    let mut finisher = Finisher { nodes: &pickled.nodes, resolver, strings: HashMap::new(), budget: 0, claims: 0 };
     let is_storage = |node: &Node| matches!(node, Node::Persistent(_));
     let ids = pickled.nodes.iter().enumerate().filter(|(_, node)| is_storage(node));
     ids.map(|(id, _)| finisher.storage(id as Id)).collect()
@@ -55,7 +62,10 @@ pub(super) struct Finisher<'a> {
     pub(super) nodes: &'a [Node],
     resolver: &'a mut Resolver<'a>,
     strings: HashMap<Id, Arc<str>>,
+    /// Values that may still be made.
     budget: usize,
+    /// Bytes that tensors may still have together, if each were written out.
+    claims: usize,
 }
 
 impl<'a> Finisher<'a> {
@@ -78,6 +88,7 @@ impl<'a> Finisher<'a> {
                 Value::from(self.tensor(*storage, *offset, *size, *stride, *dtype)?)
             }
             Node::Array(Some(state)) => Value::from(numpy::array(self, *state)?),
+            Node::ArrayFromBuffer(args) => Value::from(numpy::array_from_buffer(self, *args)?),
             Node::Array(None) => bail!("an array has no data"),
             Node::Scalar(dtype, bytes) => numpy::scalar(self, *dtype, *bytes)?,
             Node::Object { module, name, args, state } => {
@@ -181,7 +192,11 @@ impl<'a> Finisher<'a> {
         let offset = self.int(offset)?;
         let key = reference.key.clone();
         let (buffer, big_endian) = (self.resolver)(&reference).with_context(|| format!("storage {key:?}"))?;
-        TensorData::view(dtype, shape, strides, offset, buffer, big_endian).with_context(|| format!("storage {key:?}"))
+        let tensor = TensorData::view(dtype, shape, strides, offset, buffer, big_endian);
+        let tensor = tensor.with_context(|| format!("storage {key:?}"))?;
+        let left = self.claims.checked_sub(tensor.numel() * dtype.size());
+        self.claims = left.context("the tensors together are far larger than the file")?;
+        Ok(tensor)
     }
 
     /// `("storage", class, key, device, length[, part])`.

@@ -136,10 +136,7 @@ pub(super) fn call(machine: &Machine, callable: Id, args: Id, new: bool) -> Resu
             ref other => bail!("a parameter is rebuilt from {other:?}"),
         },
         Global::NumpyReconstruct => Node::Array(None),
-        // (buffer, dtype, shape, order): out-of-band only in protocol 5, which numpy arrays in files do not use.
-        Global::NumpyFrombuffer => {
-            bail!("numpy arrays of pickle protocol 5 are not read; save with protocol 4 or lower")
-        }
+        Global::NumpyFrombuffer => Node::ArrayFromBuffer(args),
         Global::NumpyScalar => Node::Scalar(arg(0)?, arg(1)?),
         Global::NumpyDtype => Node::NumpyDtype(arg(0)?, None),
         Global::Encode => encode(machine, arg(0)?, ids.get(1).copied())?,

@@ -23,10 +23,11 @@ mod torch_zip;
 mod value;
 mod write;
 
-pub use buffer::Buffer;
+pub use buffer::{Buffer, Source};
+pub use encode::Python;
 pub use tensor_data::{Dtype, TensorData};
 pub use value::{Dict, Object, Value};
-pub use write::{atomically, to_bytes, write_file, write_pickle, write_safetensors};
+pub use write::{to_bytes, to_pickle, write_safetensors, write_torch};
 
 use anyhow::{ensure, Context, Result};
 
@@ -51,7 +52,7 @@ pub fn read(file: &Buffer) -> Result<Value> {
         "the file is none of: torch.save (zip or stream), pickle, safetensors"
     );
     let pickled = machine::run(file, 0)?;
-    finish::finish(&pickled, &mut finish::no_storages)
+    finish::finish(&pickled, file.len(), &mut finish::no_storages)
         .context("the file is a plain pickle, as Caffe2 and Detectron write them")
 }
 

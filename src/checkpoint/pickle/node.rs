@@ -38,6 +38,8 @@ pub(super) enum Node {
     },
     /// A numpy array: its state tuple (version, shape, dtype, Fortran order, data).
     Array(Option<Id>),
+    /// A numpy array at protocol 5: the tuple (data, dtype, shape, order[, axes]).
+    ArrayFromBuffer(Id),
     /// A numpy dtype: its code ("f4") and its state tuple, which has the byte order.
     NumpyDtype(Id, Option<Id>),
     /// A numpy scalar: dtype and bytes.
@@ -66,7 +68,7 @@ impl fmt::Debug for Node {
             Node::Global(_) => "a class or function",
             Node::Persistent(_) => "a storage",
             Node::Tensor { .. } => "a tensor",
-            Node::Array(_) => "an array",
+            Node::Array(_) | Node::ArrayFromBuffer(_) => "an array",
             Node::NumpyDtype(..) => "a dtype",
             Node::Scalar(..) => "a numpy scalar",
             Node::Object { .. } => "an object",

@@ -7,6 +7,14 @@ use super::node::{Id, Node};
 use super::tensor_data::{row_major, Dtype, TensorData};
 use super::value::Value;
 
+/// How the elements of an array follow each other.
+enum Order {
+    RowMajor,
+    ColumnMajor,
+    /// Row-major in its data, whose axes then change places: axis `i` of the array is axis `axes[i]` of the data.
+    Permuted(Vec<i64>),
+}
+
 /// An array from its state: (version, shape, dtype, Fortran order, data).
 pub(super) fn array(finisher: &mut Finisher, state: Id) -> Result<TensorData> {
     let state = finisher.items(state)?.to_vec();
@@ -16,21 +24,31 @@ pub(super) fn array(finisher: &mut Finisher, state: Id) -> Result<TensorData> {
         5 => &state[1..],
         n => bail!("an array is described by {n} values instead of 5"),
     };
-    let shape = finisher.ints(state[0])?;
-    let (dtype, big_endian) = dtype(finisher, state[1])?;
-    let fortran = finisher.int(state[2])? != 0;
-    let data = match &finisher.nodes[state[3] as usize] {
+    let order = if finisher.int(state[2])? != 0 { Order::ColumnMajor } else { Order::RowMajor };
+    dense(finisher, state[0], state[1], order, state[3])
+}
+
+/// An array as protocol 5 has it, with its data inside the pickle: (data, dtype, shape, order[, axes]).
+pub(super) fn array_from_buffer(finisher: &mut Finisher, args: Id) -> Result<TensorData> {
+    let args = finisher.items(args)?.to_vec();
+    let ([data, dtype, shape, order] | [data, dtype, shape, order, _]) = args[..] else {
+        bail!("an array is described by {} values instead of 4 or 5", args.len());
+    };
+    let order = match (&*finisher.string(order)?, args.get(4)) {
+        ("C", _) => Order::RowMajor,
+        ("F", _) => Order::ColumnMajor,
+        ("K", Some(axes)) => Order::Permuted(finisher.ints(*axes)?),
+        (other, _) => bail!("the order of an array is {other:?}"),
+    };
+    dense(finisher, shape, dtype, order, data)
+}
+
+fn dense(finisher: &mut Finisher, shape: Id, dtype_id: Id, order: Order, data: Id) -> Result<TensorData> {
+    let shape = finisher.ints(shape)?;
+    let (dtype, big_endian) = dtype(finisher, dtype_id)?;
+    let data = match &finisher.nodes[data as usize] {
         Node::Bytes(bytes) | Node::ByteString(bytes) => bytes.clone(),
         other => bail!("the data of an array are {other:?}"),
-    };
-    let strides = if fortran {
-        let mut reversed = shape.clone();
-        reversed.reverse();
-        let mut strides = row_major(&reversed)?;
-        strides.reverse();
-        strides
-    } else {
-        row_major(&shape)?
     };
     let wanted = shape.iter().try_fold(dtype.size() as i64, |n, d| n.checked_mul(*d)).filter(|n| *n >= 0);
     ensure!(
@@ -38,6 +56,21 @@ pub(super) fn array(finisher: &mut Finisher, state: Id) -> Result<TensorData> {
         "an array of shape {shape:?} of {dtype} has {} bytes of data",
         data.len()
     );
+    let (shape, strides) = match order {
+        Order::RowMajor => (shape.clone(), row_major(&shape)?),
+        Order::ColumnMajor => {
+            let reversed: Vec<i64> = shape.iter().rev().copied().collect();
+            let strides = row_major(&reversed)?.into_iter().rev().collect();
+            (shape, strides)
+        }
+        Order::Permuted(axes) => {
+            let mut sorted = axes.clone();
+            sorted.sort_unstable();
+            ensure!(sorted.into_iter().eq(0..shape.len() as i64), "{axes:?} are not the axes of shape {shape:?}");
+            let strides = row_major(&shape)?;
+            axes.iter().map(|axis| (shape[*axis as usize], strides[*axis as usize])).unzip()
+        }
+    };
     TensorData::view(dtype, shape, strides, 0, data, big_endian)
 }
 

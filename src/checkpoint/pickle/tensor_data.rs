@@ -169,16 +169,24 @@ impl TensorData {
         self.big_endian
     }
 
+    /// The number of elements.
     pub fn numel(&self) -> usize {
+        // An empty tensor may have other sizes whose product does not fit.
+        if self.shape.contains(&0) {
+            return 0;
+        }
         self.shape.iter().map(|d| *d as usize).product()
     }
 
     /// Whether the elements follow each other in row-major order.
     pub fn is_contiguous(&self) -> bool {
+        if self.numel() == 0 {
+            return true;
+        }
         let mut expected = 1;
         for (dim, stride) in self.shape.iter().zip(&self.strides).rev() {
             if *dim != 1 && *stride != expected {
-                return self.numel() == 0;
+                return false;
             }
             expected *= *dim as usize;
         }

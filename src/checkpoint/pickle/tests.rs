@@ -1,5 +1,6 @@
 //! Files that PyTorch and numpy wrote, round trips, and hostile files.
 
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -173,7 +174,7 @@ fn shapes_must_fit_their_storage() {
 
 #[test]
 fn cut_files_are_errors() {
-    for file in ["zip.pth", "legacy.pth", "numpy0.pkl", "numpy2.pkl", "numpy4.pkl", "training.pth"] {
+    for file in ["zip.pth", "legacy.pth", "numpy0.pkl", "numpy2.pkl", "numpy4.pkl", "numpy5.pkl", "training.pth"] {
         let whole = bytes(file);
         for len in 0..whole.len() {
             assert!(read_bytes(&whole[..len]).is_err(), "{file} cut to {len} of {} bytes was read", whole.len());
@@ -181,7 +182,7 @@ fn cut_files_are_errors() {
     }
 }
 
-/// Changed bytes: an error or some value, never a panic, never much memory. The corpus is this folder and `fuzz/corpus`.
+/// Changed bytes: an error or some value, never a panic, never much memory. The corpus is what `fuzz/` starts from too.
 #[test]
 fn changed_files_do_no_harm() {
     let mut state = 0x2545_f491_4f6c_dd1du64;
@@ -191,7 +192,8 @@ fn changed_files_do_no_harm() {
         state ^= state << 17;
         (state % below as u64) as usize
     };
-    let names = ["zip.pth", "legacy.pth", "numpy0.pkl", "numpy2.pkl", "numpy4.pkl", "training.pth", "module.pth"];
+    let names =
+        ["zip.pth", "legacy.pth", "numpy0.pkl", "numpy2.pkl", "numpy4.pkl", "numpy5.pkl", "training.pth", "module.pth"];
     let corpus: Vec<Vec<u8>> = names.iter().map(|name| bytes(name)).collect();
     let (mut read, mut refused) = (0, 0);
     for round in 0..6000 {
@@ -275,10 +277,7 @@ fn tree() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn what_is_written_is_read(value in tree()) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tree.pth");
-        write_file(&path, &value).unwrap();
-        let back = read_bytes(&std::fs::read(&path).unwrap()).unwrap();
+        let back = read_bytes(&to_bytes(&value).unwrap()).unwrap();
         let (once, twice) = (encode::encode(&value).unwrap(), encode::encode(&back).unwrap());
         prop_assert_eq!(once.pickle, twice.pickle);
         let contents = |list: &[Buffer]| list.iter().map(|b| b.bytes().unwrap().to_vec()).collect::<Vec<_>>();
@@ -307,18 +306,71 @@ fn safetensors_are_written_and_read() {
     }
 }
 
+/// A full disk: the first error comes back, and nothing else is said or done.
 #[test]
-fn a_failed_write_keeps_the_earlier_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.pth");
-    write_file(&path, &Value::Int(1)).unwrap();
-    let error = atomically(&path, |mut file, _| {
-        std::io::Write::write_all(&mut file, b"half")?;
-        anyhow::bail!("No space left on device")
-    });
-    let error = format!("{:#}", error.unwrap_err());
-    assert!(error.contains("model.pth") && error.contains("No space left"), "{error}");
-    assert_eq!(read_bytes(&std::fs::read(&path).unwrap()).unwrap().as_int(), Some(1));
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "the temporary file is gone");
-    assert!(write_file(&folder.path().join("no/such/folder.pth"), &Value::None).is_err());
+fn a_failed_write_is_the_first_error() {
+    struct Full {
+        room: usize,
+        asked: usize,
+    }
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.asked += 1;
+            self.room = self.room.checked_sub(bytes.len()).ok_or_else(|| io::Error::other("no room"))?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    impl Seek for Full {
+        fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
+            Ok(0)
+        }
+    }
+    let value = read_bytes(&bytes("training.pth")).unwrap();
+    let len = to_bytes(&value).unwrap().len();
+    let mut before = 0;
+    for room in (0..len).step_by(97) {
+        let mut out = Full { room, asked: 0 };
+        assert_eq!(write_torch(&mut out, "a", &value).unwrap_err().to_string(), "no room");
+        assert!(out.asked >= before, "it went on after the error");
+        before = out.asked;
+    }
+}
+
+/// A small file whose tensors, each expanded from one number, would fill any memory together.
+#[test]
+fn claims_are_bounded_by_the_file() {
+    let mut dict = Dict::new();
+    let storage = Buffer::new(vec![0u8; 4]);
+    for i in 0..100 {
+        let shape = vec![1 << 12, 1 << 12];
+        let tensor = TensorData::view(Dtype::Float32, shape, vec![0, 0], 0, storage.clone(), false).unwrap();
+        dict.insert(i64::from(i), tensor);
+    }
+    let error = format!("{:#}", read_bytes(&to_bytes(&Value::Dict(dict)).unwrap()).unwrap_err());
+    assert!(error.contains("far larger than the file"), "{error}");
+}
+
+#[test]
+fn empty_tensors_of_absurd_sizes_are_empty() {
+    let view =
+        TensorData::view(Dtype::Float32, vec![i64::MAX, 0, i64::MAX], vec![1, 1, 1], 0, Buffer::new(vec![]), false);
+    let tensor = view.unwrap();
+    assert_eq!((tensor.numel(), tensor.is_contiguous(), tensor.bytes().unwrap().len()), (0, true, 0));
+}
+
+/// Names in the archive and in the pickle are looked up, never opened.
+#[test]
+fn names_are_no_paths() {
+    let mut file = bytes("zip.pth");
+    let entry = b"zip/data/0";
+    let at = file.windows(entry.len()).position(|w| w == entry).unwrap();
+    let central = at + 10 + file[at + 10..].windows(entry.len()).position(|w| w == entry).unwrap();
+    for place in [at, central] {
+        file[place..place + entry.len()].copy_from_slice(b"../../../0");
+    }
+    let error = format!("{:#}", read_bytes(&file).unwrap_err());
+    assert!(error.contains("the archive has no such storage"), "{error}");
 }

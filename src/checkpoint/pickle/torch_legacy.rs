@@ -47,7 +47,7 @@ pub(super) fn read(file: &Buffer) -> Result<Value> {
         at += 8 + len;
         storages.insert(key, data);
     }
-    finish::finish(&pickled, &mut |storage| {
+    finish::finish(&pickled, file.len(), &mut |storage| {
         let whole = storages.get(&storage.key).context("the stream has no such storage")?;
         let size = storage.dtype.map_or(1, Dtype::size);
         ensure!(
@@ -71,7 +71,7 @@ pub(super) fn read(file: &Buffer) -> Result<Value> {
 /// A pickle without storages.
 fn plain(file: &Buffer, at: usize, what: &str) -> Result<(Value, usize)> {
     let pickled = machine::run(file, at).with_context(|| what.to_string())?;
-    let value = finish::finish(&pickled, &mut no_storages).with_context(|| what.to_string())?;
+    let value = finish::finish(&pickled, file.len(), &mut no_storages).with_context(|| what.to_string())?;
     Ok((value, pickled.end))
 }
 

@@ -39,7 +39,7 @@ pub(super) fn read(file: &Buffer) -> Result<Value> {
     let pickle = entry(file, &mut archive, pickle)?.context("data.pkl is missing")?;
     let pickled = machine::run(&pickle, 0)?;
     let mut storages: HashMap<String, Buffer> = HashMap::new();
-    finish::finish(&pickled, &mut |storage| {
+    finish::finish(&pickled, file.len(), &mut |storage| {
         if !storages.contains_key(&storage.key) {
             let found = entry(file, &mut archive, &format!("{prefix}data/{}", storage.key))?;
             storages.insert(storage.key.clone(), found.context("the archive has no such storage")?);

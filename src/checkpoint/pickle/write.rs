@@ -1,9 +1,8 @@
-//! Writing files: torch.save's zip format and safetensors, so that a crash leaves the previous file whole.
+//! Writing: torch.save's zip format, pickles with numpy arrays, safetensors.
 
 use std::borrow::Cow;
-use std::fs::{self, File};
-use std::io::{BufWriter, Cursor, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Cursor, Seek, SeekFrom, Write};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use safetensors::tensor::View;
@@ -11,31 +10,35 @@ use safetensors::Dtype as Stored;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-use super::encode::{encode, encode_arrays, Encoded};
+use super::encode::{encode, encode_arrays, Encoded, Python};
 use super::tensor_data::{Dtype, TensorData};
 use super::value::Value;
-use crate::utils::fault;
 
 /// torch aligns storages to this, so that they can be memory-mapped.
 const ALIGNMENT: u16 = 64;
 
-/// Writes `value` as `torch.save(value, path)` does. The file appears complete or not at all.
+/// Writes `value` as `torch.save(value, path)` does; `archive` is what the entries' names begin with.
 ///
 /// # Errors
-/// What the file system says (a full disk included); the previous file of that name is then still there.
-pub fn write_file(path: &Path, value: &Value) -> Result<()> {
-    let archive = path.file_stem().map_or_else(|| "archive".to_string(), |stem| stem.to_string_lossy().into_owned());
+/// A value that files cannot hold, or what the file system says.
+pub fn write_torch(out: impl Write + Seek, archive: &str, value: &Value) -> Result<()> {
     let encoded = encode(value)?;
-    atomically(path, |file, _| write_zip(BufWriter::with_capacity(1 << 20, file), &archive, &encoded))
+    let mut out = UntilError { inner: out, position: 0, length: 0, error: None };
+    let written = write_zip(&mut out, archive, &encoded);
+    // zip's own error would be a consequence of this one.
+    match out.error {
+        Some(error) => Err(error.into()),
+        None => written.and_then(|()| Ok(out.inner.flush()?)),
+    }
 }
 
-/// What [`write_file`] writes, in memory.
+/// What [`write_torch`] writes, in memory.
 ///
 /// # Errors
 /// A value that files cannot hold.
 pub fn to_bytes(value: &Value) -> Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
-    write_zip(&mut bytes, "archive", &encode(value)?)?;
+    write_torch(&mut bytes, "archive", value)?;
     Ok(bytes.into_inner())
 }
 
@@ -54,22 +57,70 @@ fn write_zip(out: impl Write + Seek, archive: &str, encoded: &Encoded) -> Result
     entry("byteorder", b"little")?;
     for (index, storage) in encoded.storages.iter().enumerate() {
         entry(&format!("data/{index}"), &storage.bytes()?)?;
-        if index == encoded.storages.len() / 2 {
-            fault::reach("checkpoint file");
-        }
+        storage.release();
     }
     entry("version", b"3\n")?;
-    zip.finish()?.flush()?;
+    zip.finish()?;
     Ok(())
 }
 
-/// Writes `value` as one pickle with numpy arrays, as Caffe2 and Detectron do, as atomically.
-pub fn write_pickle(path: &Path, value: &Value) -> Result<()> {
-    let pickle = encode_arrays(value)?;
-    atomically(path, |mut file, _| Ok(file.write_all(&pickle)?))
+/// Keeps the first error and swallows what is written after it: an unfinished [`ZipWriter`] tries to finish its archive
+/// when it is dropped, and prints when it cannot.
+struct UntilError<W> {
+    inner: W,
+    position: u64,
+    length: u64,
+    error: Option<io::Error>,
 }
 
-/// Writes named tensors as a safetensors file, as atomically.
+impl<W> UntilError<W> {
+    fn attempt(&mut self, action: impl FnOnce(&mut W) -> io::Result<()>) {
+        if self.error.is_none() {
+            self.error = action(&mut self.inner).err();
+        }
+    }
+}
+
+impl<W: Write> Write for UntilError<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.attempt(|inner| inner.write_all(bytes));
+        self.position += bytes.len() as u64;
+        self.length = self.length.max(self.position);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.attempt(|inner| inner.flush());
+        Ok(())
+    }
+}
+
+impl<W: Seek> Seek for UntilError<W> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let place = match to {
+            SeekFrom::Start(place) => Some(place),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+            SeekFrom::End(offset) => self.length.checked_add_signed(offset),
+        };
+        self.position = place.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let place = self.position;
+        self.attempt(|inner| inner.seek(SeekFrom::Start(place)).map(drop));
+        Ok(place)
+    }
+}
+
+/// `value` as one pickle with numpy arrays.
+///
+/// # Errors
+/// Element types that numpy does not have, arrays over 2 GB.
+pub fn to_pickle(value: &Value, python: Python) -> Result<Vec<u8>> {
+    encode_arrays(value, python)
+}
+
+/// Writes named tensors as a safetensors file.
+///
+/// # Errors
+/// What the file system says.
 pub fn write_safetensors(path: &Path, tensors: &[(String, TensorData)]) -> Result<()> {
     let views: Vec<(&str, Contiguous)> = tensors
         .iter()
@@ -79,7 +130,7 @@ pub fn write_safetensors(path: &Path, tensors: &[(String, TensorData)]) -> Resul
             Ok((name.as_str(), Contiguous { dtype: stored(tensor.dtype()), shape, bytes }))
         })
         .collect::<Result<_>>()?;
-    atomically(path, |_, temporary| Ok(safetensors::serialize_to_file(views, None, temporary)?))
+    Ok(safetensors::serialize_to_file(views, None, path)?)
 }
 
 struct Contiguous<'a> {
@@ -119,32 +170,4 @@ fn stored(dtype: Dtype) -> Stored {
         Dtype::Int64 => Stored::I64,
         Dtype::Bool => Stored::BOOL,
     }
-}
-
-/// Gives `fill` a temporary file beside `path`, which takes its name once everything is on the disk.
-pub fn atomically(path: &Path, fill: impl FnOnce(&File, &Path) -> Result<()>) -> Result<()> {
-    let temporary = temporary(path);
-    let written = File::create(&temporary)
-        .map_err(anyhow::Error::from)
-        .and_then(|file| {
-            fill(&file, &temporary)?;
-            file.sync_all()?;
-            fs::rename(&temporary, path)?;
-            Ok(())
-        })
-        .with_context(|| format!("{} could not be written; an earlier file of that name is untouched", path.display()));
-    if written.is_err() {
-        // The error that matters is the first one.
-        let _ = fs::remove_file(&temporary);
-        return written;
-    }
-    // The rename itself is on the disk once the folder is.
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("{}", folder.display()))
-}
-
-fn temporary(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    path.with_file_name(name)
 }

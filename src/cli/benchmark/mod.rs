@@ -1,5 +1,6 @@
 //! `benchmark`: how long a model takes for an image or a training step, phase by phase, and what it needs.
 
+mod loading;
 mod report;
 mod scaling;
 mod training;
@@ -67,6 +68,11 @@ struct Args {
     #[command(flatten)]
     distributed: DistributedArgs,
 
+    /// Loads MODEL.WEIGHT again and again instead (random weights from a temporary file where it is empty): seconds, and
+    /// memory beside the model.
+    #[arg(long, conflicts_with_all = ["image", "image_size", "batch", "training", "scaling"])]
+    loading: bool,
+
     /// File for the numbers.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -91,6 +97,9 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
     let cfg = Config::load(args.config.path(), &args.config.opts)?;
     if let Some(threads) = args.threads {
         tch::set_num_threads(threads);
+    }
+    if args.loading {
+        return loading::loading(&args, &cfg, registries);
     }
     ffi::keep_freed_memory();
     if args.scaling.is_some() {

@@ -78,8 +78,9 @@ arrays = {
     "fortran": np.asfortranarray(np.arange(6, dtype="<f4").reshape(2, 3)),
     "empty": np.zeros((0, 4), dtype="<f4"),
     "view": np.arange(12, dtype="<f4").reshape(3, 4)[:, ::2],
+    "permuted": np.arange(24, dtype="<f4").reshape(2, 3, 4).transpose(2, 0, 1),
 }
-for protocol in (0, 2, 4):
+for protocol in (0, 2, 4, 5):
     name = "numpy%d.pkl" % protocol
     with open(os.path.join(folder, name), "wb") as f:
         pickle.dump({"blobs": arrays, "scalar": np.float64(1.5), "count": np.int64(3), "bytes": b"\xff\x00"}, f, protocol)
