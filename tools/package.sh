@@ -2,9 +2,11 @@
 # Packs the built programs into a tarball that runs on any Linux of the same architecture with the same or a newer glibc:
 # programs, the shared libraries that they need, configurations, licences. Nothing has to be installed or set to use it.
 #
-#   tools/package.sh [OUTPUT.tar.gz]     default: target/package/maskrcnn-benchmark-<version>-<architecture>.tar.gz
+#   tools/package.sh [OUTPUT]     default: target/package/maskrcnn-benchmark-<version>-<architecture>.tar.gz; a name that
+#                                 ends in .tar is not compressed
 #
-# MRB_PROFILE chooses the build (default: release). Needs what the build needs, and ldd.
+# MRB_PROFILE chooses the build (default: release); with MRB_NO_BUILD its programs are taken as they are. Needs what the
+# build needs, and ldd.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -37,7 +39,7 @@ ldd "$root"/bin/* | awk '$2 == "=>" { print $1, $3 }' | sort -u | while read -r 
             ;;
     esac
 done
-libtorch=$(ldd "$root"/bin/* | awk '$1 == "libtorch_cpu.so" { print $3; exit }')
+libtorch=$(ldd "$root"/bin/* | awk '$1 == "libtorch_cpu.so" && !found++ { print $3 }')
 [ -n "$libtorch" ] || { echo "the programs do not use libtorch: is this a build of this crate?" >&2; exit 1; }
 
 # The programs also look where libtorch was when they were built; in the package only ../lib counts. The shorter path
@@ -62,7 +64,7 @@ site=$(cd "$(dirname "$libtorch")/../.." && pwd)
 for licence in "$site"/*.dist-info/licenses/*; do
     [ -f "$licence" ] || continue
     package=$(basename "$(dirname "$(dirname "$licence")")" .dist-info)
-    cp "$licence" "$root/licenses/$package.txt"
+    cat "$licence" >> "$root/licenses/$package.txt"
 done
 # Every crate's name and licence, and the licence texts that it ships.
 host=$(rustc -vV | sed -n "s/^host: //p")
@@ -74,8 +76,12 @@ with open(os.path.join(out, "crates.txt"), "w") as f:
         if package["source"] is None:
             continue
         f.write("%s %s: %s\n" % (package["name"], package["version"], package["license"] or "see its licence file"))
-        for text in sorted(glob.glob(os.path.join(os.path.dirname(package["manifest_path"]), "LICEN[CS]E*"))):
-            if os.path.isfile(text):
+        folder = os.path.dirname(package["manifest_path"])
+        # What a crate ships of other projects (mozjpeg, fonts) lies below it.
+        names = ("licen[cs]e*", "LICEN[CS]E*", "COPYING*", "NOTICE*", "UNLICENSE*", "OFL*")
+        texts = {text for name in names for text in glob.glob(os.path.join(folder, "**", name), recursive=True)}
+        for text in sorted(texts):
+            if os.path.isfile(text) and not text.endswith(".rs"):
                 with open(text, errors="replace") as g:
                     f.write("".join("    " + line for line in g).rstrip() + "\n\n")
 ' "$root/licenses"
@@ -87,6 +93,7 @@ maskrcnn-benchmark $version on libtorch (CPU). Run the programs in bin/, for exa
 They find the libraries in lib/ by themselves, wherever this folder lies.
 EOF
 
-tar -C "$stage" -czf "$output.tmp" "$name"
+case $output in *.tar) compress=() ;; *) compress=(-z) ;; esac
+tar -C "$stage" "${compress[@]}" -cf "$output.tmp" "$name"
 mv "$output.tmp" "$output"
 echo "$output: $(echo $programs | wc -w) programs, $(ls "$root/lib" | wc -l) libraries, $(du -h "$output" | cut -f 1)"

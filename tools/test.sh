@@ -24,6 +24,7 @@ phase "lints" cargo clippy --all-targets -- -D warnings
 phase "cuda sources" tools/compile_cuda.sh
 phase "build" cargo test --no-run
 phase "tests" cargo test
+phase "package" env MRB_PROFILE=dev MRB_NO_BUILD=1 tools/package_test.sh
 phase "quickstart" env MRB_PROFILE=dev tools/quickstart.sh --smoke
 
 printf '\n== minutes\n'

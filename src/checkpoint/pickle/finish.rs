@@ -85,10 +85,17 @@ impl<'a> Finisher<'a> {
             Node::Tuple(items) => Value::Tuple(self.values(items, depth)?),
             Node::Dict { entries, ordered } => Value::Dict(self.dict(entries, *ordered, depth)?),
             Node::Tensor { storage, offset, size, stride, dtype } => {
-                Value::from(self.tensor(*storage, *offset, *size, *stride, *dtype)?)
+                let tensor = self.tensor(*storage, *offset, *size, *stride, *dtype)?;
+                Value::from(self.claim(tensor)?)
             }
-            Node::Array(Some(state)) => Value::from(numpy::array(self, *state)?),
-            Node::ArrayFromBuffer(args) => Value::from(numpy::array_from_buffer(self, *args)?),
+            Node::Array(Some(state)) => {
+                let array = numpy::array(self, *state)?;
+                Value::from(self.claim(array)?)
+            }
+            Node::ArrayFromBuffer(args) => {
+                let array = numpy::array_from_buffer(self, *args)?;
+                Value::from(self.claim(array)?)
+            }
             Node::Array(None) => bail!("an array has no data"),
             Node::Scalar(dtype, bytes) => numpy::scalar(self, *dtype, *bytes)?,
             Node::Object { module, name, args, state } => {
@@ -192,9 +199,12 @@ impl<'a> Finisher<'a> {
         let offset = self.int(offset)?;
         let key = reference.key.clone();
         let (buffer, big_endian) = (self.resolver)(&reference).with_context(|| format!("storage {key:?}"))?;
-        let tensor = TensorData::view(dtype, shape, strides, offset, buffer, big_endian);
-        let tensor = tensor.with_context(|| format!("storage {key:?}"))?;
-        let left = self.claims.checked_sub(tensor.numel() * dtype.size());
+        TensorData::view(dtype, shape, strides, offset, buffer, big_endian).with_context(|| format!("storage {key:?}"))
+    }
+
+    /// Counts a tensor's bytes, as if it were written out.
+    fn claim(&mut self, tensor: TensorData) -> Result<TensorData> {
+        let left = self.claims.checked_sub(tensor.numel() * tensor.dtype().size());
         self.claims = left.context("the tensors together are far larger than the file")?;
         Ok(tensor)
     }

@@ -58,7 +58,19 @@ pub(super) struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    /// One instruction; the groups follow the sections of Lib/pickle.py.
     fn step(&mut self, opcode: u8) -> Result<()> {
+        let is_known = self.stack_step(opcode)?
+            || self.scalar_step(opcode)?
+            || self.collection_step(opcode)?
+            || self.object_step(opcode)?
+            || self.memo_step(opcode)?;
+        ensure!(is_known, "this opcode is not used by checkpoints and is not read");
+        Ok(())
+    }
+
+    /// The frame of a pickle and its stack; `false` for any other opcode, as in the functions below.
+    fn stack_step(&mut self, opcode: u8) -> Result<bool> {
         match opcode {
             op::PROTO => {
                 let version = self.u8()?;
@@ -86,6 +98,14 @@ impl<'a> Machine<'a> {
                 let top = self.top()?;
                 self.push(top)?;
             }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Constants, numbers and strings.
+    fn scalar_step(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
             op::NONE => self.push(NONE)?,
             op::NEWTRUE => self.push(TRUE)?,
             op::NEWFALSE => self.push(FALSE)?,
@@ -121,6 +141,14 @@ impl<'a> Machine<'a> {
             op::SHORT_BINBYTES => self.sized(1, Node::Bytes)?,
             op::BINBYTES => self.sized(4, Node::Bytes)?,
             op::BINBYTES8 | op::BYTEARRAY8 => self.sized(8, Node::Bytes)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Lists, tuples and dictionaries.
+    fn collection_step(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
             op::EMPTY_LIST | op::EMPTY_SET => self.add(Node::List(Vec::new()))?,
             op::EMPTY_DICT => self.add(Node::Dict { entries: Vec::new(), ordered: false })?,
             op::LIST | op::FROZENSET => {
@@ -158,6 +186,14 @@ impl<'a> Machine<'a> {
                 let items = self.items()?;
                 self.update(&items)?;
             }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// What is looked up by name and made from it.
+    fn object_step(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
             op::GLOBAL => {
                 let (module, name) = (self.line()?, self.line()?);
                 let (module, name) = (String::from_utf8_lossy(module), String::from_utf8_lossy(name));
@@ -185,6 +221,14 @@ impl<'a> Machine<'a> {
                 let id = self.pop()?;
                 self.add(Node::Persistent(id))?;
             }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Values remembered by number.
+    fn memo_step(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
             op::GET => {
                 let index = self.decimal()?;
                 self.recall(index)?;
@@ -213,9 +257,9 @@ impl<'a> Machine<'a> {
                 let index = u32::try_from(self.memo.len()).context("too many memo entries")?;
                 self.remember(index)?;
             }
-            _ => bail!("this opcode is not used by checkpoints and is not read"),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn textual(&mut self, opcode: u8) -> Result<()> {

@@ -374,3 +374,22 @@ fn names_are_no_paths() {
     let error = format!("{:#}", read_bytes(&file).unwrap_err());
     assert!(error.contains("the archive has no such storage"), "{error}");
 }
+
+/// `fuzz/` compiles this folder alone, without libtorch.
+#[test]
+fn this_folder_needs_nothing_else_of_the_crate() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/checkpoint/pickle");
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        files += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        for word in ["crate::", "super::super::", "tch::"] {
+            assert!(!text.contains(word), "{} uses {word}", path.display());
+        }
+    }
+    assert!(files > 10, "only {files} files");
+}
