@@ -101,11 +101,6 @@ pub fn get_rank() -> usize {
     job().map_or(0, |job| job.topology.rank)
 }
 
-/// This process's number among those of its machine, from 0.
-pub fn get_local_rank() -> usize {
-    job().map_or(0, |job| job.topology.local_rank)
-}
-
 /// True in the process that writes logs and files.
 pub fn is_main_process() -> bool {
     get_rank() == 0
