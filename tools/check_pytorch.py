@@ -177,9 +177,10 @@ class Checks:
         group = optimizer.param_groups[0]
         rates = (group["lr"], group["momentum"]) == (state["param_groups"][0]["lr"], state["param_groups"][0]["momentum"])
         before = parameters[0].detach().clone()
+        # The step changes the loaded momentum in place.
+        momentum = state["state"][0]["momentum_buffer"] * group["momentum"] + 1 + group["weight_decay"] * before
         parameters[0].grad = torch.ones_like(parameters[0])
         optimizer.step()
-        momentum = state["state"][0]["momentum_buffer"] * group["momentum"] + 1 + group["weight_decay"] * before
         close = torch.allclose(parameters[0], before - group["lr"] * momentum, atol=1e-6)
         self.report("{}: its next step uses momentum, rate and decay".format(path), rates and close)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1])
