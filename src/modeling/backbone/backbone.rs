@@ -264,6 +264,12 @@ mod tests {
             let backbone = build_backbone(&cfg, &path, &ModelRegistries::default()).unwrap();
             let offset = parameters.get("backbone.body.layer2.0.conv2.offset.weight").unwrap();
             assert_eq!(offset.size(), [if modulated { 54 } else { 36 }, 4, 3, 3]);
+            // Positive weights, so that no ReLU stands in the way of the gradient.
+            let no_grad = tch::no_grad_guard();
+            for (_, mut weight) in parameters.trainable() {
+                let _ = weight.fill_(0.1);
+            }
+            drop(no_grad);
             let maps = backbone.forward(&Tensor::rand([1, 3, 64, 96], (Kind::Float, Device::Cpu)), true);
             maps[0].sum(Kind::Float).backward();
             let grad = parameters.get("backbone.body.layer2.0.conv2.offset.weight").unwrap().grad();
