@@ -60,7 +60,8 @@ EOF
 
 cp -r configs "$root/"
 cp LICENSE "$root/licenses/maskrcnn-benchmark.txt"
-site=$(cd "$(dirname "$libtorch")/../.." && pwd)
+# A link on the way (.libtorch) must be followed before going up.
+site=$(dirname "$(dirname "$(dirname "$(readlink -f "$libtorch")")")")
 for licence in "$site"/*.dist-info/licenses/*; do
     [ -f "$licence" ] || continue
     package=$(basename "$(dirname "$(dirname "$licence")")" .dist-info)
