@@ -49,6 +49,6 @@ compile() {
     echo "$1"
 }
 export -f compile
-{ find csrc -name '*.cu'; find csrc -name '*_cuda.cpp'; echo csrc/runtime/cuda.cpp; } | LC_ALL=C sort |
+{ find csrc -name '*.cu'; find csrc -name '*_cuda.cpp'; grep -rl MRB_WITH_CUDA csrc --include='*.cpp'; } | LC_ALL=C sort |
     xargs -P "$(nproc)" -I{} bash -c 'set -e; compile {}'
 echo "$state" >"$out/state"

@@ -82,19 +82,9 @@ impl Program {
         Ok((parameters, model))
     }
 
-    /// A loader's options for testing; the caller changes what is different for training.
+    /// See [`loader_options`].
     pub(super) fn loader_options<'a>(&self, registries: &'a Registries) -> LoaderOptions<'a> {
-        LoaderOptions {
-            is_train: false,
-            is_for_period: false,
-            rank: get_rank(),
-            world_size: get_world_size(),
-            start_iter: 0,
-            state: None,
-            seed: self.seed,
-            datasets: &registries.datasets,
-            transforms: &registries.transforms,
-        }
+        loader_options(self.seed, registries)
     }
 
     /// Evaluates on every data set of `DATASETS.TEST`; results go to `OUTPUT_DIR/inference/<data set>`.
@@ -109,6 +99,21 @@ impl Program {
             inference(&self.cfg, model, data_loader, &name, self.device, folder.as_deref())?;
         }
         Ok(())
+    }
+}
+
+/// A loader's options for testing; the caller changes what is different for training.
+pub(super) fn loader_options(seed: u64, registries: &Registries) -> LoaderOptions<'_> {
+    LoaderOptions {
+        is_train: false,
+        is_for_period: false,
+        rank: get_rank(),
+        world_size: get_world_size(),
+        start_iter: 0,
+        state: None,
+        seed,
+        datasets: &registries.datasets,
+        transforms: &registries.transforms,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::data::{make_data_loader, LoaderOptions};
 use crate::engine::advice::advice;
 use crate::engine::trainer::{do_train, Training};
-use crate::engine::training_state::{restored, set_random_state, TrainingState};
+use crate::engine::training_state::{restored, set_random_state, Restored, TrainingState};
 use crate::layers::Precision;
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::solver::{make_lr_scheduler, make_optimizer};
@@ -115,27 +115,7 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
     let exact = restored(&loaded)?;
     let scaler = (model.precision() == Precision::Float16)
         .then(|| exact.as_ref().and_then(|exact| exact.scaler).unwrap_or_default());
-    let exact = exact.filter(|_| skipped.is_empty()).filter(|exact| {
-        let other_seed = program.seed_given && exact.data.seed != program.seed;
-        if other_seed {
-            log::warn!(
-                target: TARGET,
-                "--seed {} is not the seed {} of the run so far: random numbers and the order of the data start anew",
-                program.seed,
-                exact.data.seed
-            );
-        }
-        let other_world_size = exact.world_size() != get_world_size();
-        if other_world_size {
-            log::warn!(
-                target: TARGET,
-                "the run so far had {} processes, now there are {}: random numbers and the order of the data start anew",
-                exact.world_size(),
-                get_world_size()
-            );
-        }
-        !other_seed && !other_world_size
-    });
+    let exact = exact.filter(|_| skipped.is_empty()).filter(|exact| goes_on_exactly(program, exact));
     if start_iter > 0 {
         let how = if exact.is_some() { "exactly as a run that never stopped" } else { "with a new order of the data" };
         log::info!(target: TARGET, "Continuing after iteration {start_iter}, {how}");
@@ -178,4 +158,27 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
         state: &state,
     })?;
     Ok(model)
+}
+
+/// Whether random numbers and the order of the data go on where the run so far stopped; says why if not.
+fn goes_on_exactly(program: &Program, exact: &Restored) -> bool {
+    let other_seed = program.seed_given && exact.data.seed != program.seed;
+    if other_seed {
+        log::warn!(
+            target: TARGET,
+            "--seed {} is not the seed {} of the run so far: random numbers and the order of the data start anew",
+            program.seed,
+            exact.data.seed
+        );
+    }
+    let other_world_size = exact.world_size() != get_world_size();
+    if other_world_size {
+        log::warn!(
+            target: TARGET,
+            "the run so far had {} processes, now there are {}: random numbers and the order of the data start anew",
+            exact.world_size(),
+            get_world_size()
+        );
+    }
+    !other_seed && !other_world_size
 }

@@ -53,7 +53,7 @@ pub fn do_train(training: &Training) -> Result<()> {
     let watched = TrainingState::clone(state);
     let _guard = on_termination(move |signal| save_at_signal(&watched, signal))?;
 
-    let mut reducer = comm::reducer(&trained(state))?;
+    let mut reducer = comm::reducer(&state.lock().optimizer.parameters())?;
 
     let begin = Instant::now();
     let mut end = Instant::now();
@@ -119,11 +119,6 @@ pub fn do_train(training: &Training) -> Result<()> {
     let per_iteration = seconds / (iteration - start).max(1) as f64;
     log::info!(target: TARGET, "Total training time: {} ({per_iteration:.4} s / it)", time_str(seconds));
     Ok(())
-}
-
-/// The trained parameters, which other processes have as well.
-fn trained(state: &TrainingState) -> Vec<(String, Tensor)> {
-    state.lock().optimizer.groups().iter().map(|group| (group.name.clone(), group.tensor.shallow_clone())).collect()
 }
 
 /// Computes the gradients of `loss`; with a reducer, their means over the processes.

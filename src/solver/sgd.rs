@@ -62,6 +62,11 @@ impl Sgd {
         &mut self.groups
     }
 
+    /// The trained parameters with their names, in order.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.groups.iter().map(|group| (group.name.clone(), group.tensor.shallow_clone())).collect()
+    }
+
     /// The momentum of a parameter, once it has been stepped.
     pub fn momentum_buffer(&self, index: usize) -> Option<&Tensor> {
         self.momentum_buffers.get(index)?.as_ref()

@@ -12,10 +12,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "block_scheduler.h"
+#include "small_floats.h"
 
 #define __global__
 #define __device__
@@ -73,16 +73,8 @@ inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 
-inline int __float_as_int(float value) {
-  int bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-inline float __int_as_float(int bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+inline int __float_as_int(float value) { return static_cast<int>(mrb::emulation::bits_of(value)); }
+inline float __int_as_float(int bits) { return mrb::emulation::float_of(static_cast<uint32_t>(bits)); }
 
 inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
 inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }

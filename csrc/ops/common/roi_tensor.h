@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include "ops/common/roi_sizes.h"
 
@@ -25,6 +26,15 @@ inline mrb_cuda_roi_sizes roi_sizes(const at::Tensor& map, const at::Tensor& poo
   sizes.spatial_scale = static_cast<float>(spatial_scale);
   sizes.channels_last = format == at::MemoryFormat::ChannelsLast;
   return sizes;
+}
+
+// Room for the input's gradient: of the type of `grad_output` for a kernel that writes each value once (deterministic),
+// zeros in float32 for one that adds up.
+inline at::Tensor roi_grad_input(const at::Tensor& grad_output, at::IntArrayRef input_size, at::MemoryFormat format,
+                                 bool deterministic) {
+  const auto options = grad_output.options().memory_format(format);
+  if (deterministic) return at::empty(input_size, options);
+  return at::empty(input_size, options.dtype(at::kFloat)).zero_();
 }
 
 }  // namespace mrb

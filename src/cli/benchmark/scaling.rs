@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::report::{median, Phases};
 use super::Args;
+use crate::cli::setup::loader_options;
 use crate::cli::Registries;
 use crate::config::Config;
 use crate::data::{make_data_loader, LoaderOptions};
@@ -39,21 +40,10 @@ pub(super) fn scaling(
     comm::broadcast(&mut tensors)?;
     let mut optimizer = make_optimizer(cfg, parameters);
     let device = tensors.first().map_or(Device::Cpu, Tensor::device);
-    let trained: Vec<(String, Tensor)> =
-        optimizer.groups().iter().map(|group| (group.name.clone(), group.tensor.shallow_clone())).collect();
+    let trained = optimizer.parameters();
     let gradients: usize = trained.iter().map(|(_, tensor)| tensor.numel() * tensor.kind().elt_size_in_bytes()).sum();
     let mut reducer = comm::reducer(&trained)?;
-    let options = LoaderOptions {
-        is_train: true,
-        is_for_period: false,
-        rank: comm::get_rank(),
-        world_size: comm::get_world_size(),
-        start_iter: 0,
-        state: None,
-        seed: args.config.seed.unwrap_or(0),
-        datasets: &registries.datasets,
-        transforms: &registries.transforms,
-    };
+    let options = LoaderOptions { is_train: true, ..loader_options(args.config.seed.unwrap_or(0), registries) };
     let loader = make_data_loader(cfg, &options)?.pop().context("DATASETS.TRAIN names no data set")?;
 
     let mut phases = Phases::new(device);

@@ -1,10 +1,11 @@
 //! Training steps on made-up objects.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::report::Phases;
 use crate::config::Config;
+use crate::engine::trainer::{backward, total};
 use crate::layers::Parameters;
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::solver::{make_optimizer, Sgd};
@@ -33,14 +34,10 @@ impl Trainer {
         let device = images.tensors.device();
         let targets = images.image_sizes.iter().map(|&size| Ok(target(size, self.classes)?.to_device(device)));
         let targets = targets.collect::<Result<Vec<_>>>()?;
-        let loss = phases.time("losses", || {
-            let losses = model.losses(images, &targets)?;
-            losses.into_iter().map(|(_, loss)| loss).reduce(|sum, loss| sum + loss).context("a model without losses")
-        })?;
+        let loss = phases.time("losses", || Ok(total(&model.losses(images, &targets)?)))?;
         phases.time("gradients", || {
             self.optimizer.zero_grad();
-            loss.backward();
-            Ok(())
+            backward(&loss, None)
         })?;
         phases.time("SGD", || {
             self.optimizer.step();

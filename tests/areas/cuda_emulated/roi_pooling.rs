@@ -89,6 +89,16 @@ struct Pooled {
 }
 
 impl Pooling {
+    /// That of a golden case; only RoIAlign's cases have a sampling ratio.
+    fn of_case(parameters: &serde_json::Value, format: Format) -> Self {
+        Self {
+            output_size: pair(&parameters["output_size"]),
+            spatial_scale: number(&parameters["spatial_scale"]),
+            sampling_ratio: parameters["sampling_ratio"].as_i64(),
+            format,
+        }
+    }
+
     fn sizes(&self, map: &[i64], rois: i64) -> Sizes {
         let [images, channels, height, width] = *map else { panic!("a map has four dimensions") };
         let (stride_c, stride_w) = match self.format {
@@ -215,12 +225,7 @@ fn roi_align_golden() {
     for (case, parameters) in &cases {
         let get = |name: &str| tensors.get(&format!("{case}/{name}"));
         for format in FORMATS {
-            let pooling = Pooling {
-                output_size: pair(&parameters["output_size"]),
-                spatial_scale: number(&parameters["spatial_scale"]),
-                sampling_ratio: parameters["sampling_ratio"].as_i64(),
-                format,
-            };
+            let pooling = Pooling::of_case(parameters, format);
             let grad_output = tensors.find(&format!("{case}/grad_output"));
             let factors = grad_output.map_or_else(|| get("output").zeros_like(), Tensor::copy);
             let Some(pooled) = pooling.run(get("input"), get("rois"), &factors) else { return };
@@ -243,12 +248,7 @@ fn roi_pool_golden() {
     for (case, parameters) in &cases {
         let get = |name: &str| tensors.get(&format!("{case}/{name}"));
         for format in FORMATS {
-            let pooling = Pooling {
-                output_size: pair(&parameters["output_size"]),
-                spatial_scale: number(&parameters["spatial_scale"]),
-                sampling_ratio: None,
-                format,
-            };
+            let pooling = Pooling::of_case(parameters, format);
             let Some(pooled) = pooling.run(get("input"), get("rois"), get("grad_output")) else { return };
             report.close(case, &format!("output {format:?}"), &pooled.output, get("output"), 0.0, 0.0);
             let argmax = pooled.argmax.expect("RoIPool has it");
