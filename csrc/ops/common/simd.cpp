@@ -64,8 +64,8 @@ namespace mrb::simd {
     return sum;                                                                                                   \
   }                                                                                                               \
                                                                                                                   \
-  MRB_SIMD void keep_greater(T* __restrict__ best, int32_t* __restrict__ index, const T* values, int32_t position, \
-                             int64_t channels) {                                                                  \
+  MRB_SIMD_EXACT void keep_greater(T* __restrict__ best, int32_t* __restrict__ index, const T* values,            \
+                                   int32_t position, int64_t channels) {                                          \
     for (int64_t i = 0; i < channels; ++i) {                                                                      \
       const bool greater = values[i] > best[i];                                                                   \
       best[i] = greater ? values[i] : best[i];                                                                    \

@@ -6,8 +6,10 @@
 
 #include <cstdint>
 
-// For arithmetic whose rounding may differ between machines (fused multiply-add).
-#define MRB_SIMD __attribute__((target_clones("avx512f", "avx2,fma", "default")))
+// For arithmetic whose rounding may differ between machines (fused multiply-add). A comma inside of one name would make
+// two versions, of which the loader takes the one for AVX2: without FMA, and with a call for every std::fma. "fma" has
+// the 256-bit registers of AVX for floating-point numbers.
+#define MRB_SIMD __attribute__((target_clones("avx512f", "fma", "default")))
 // For arithmetic that must round the same everywhere: AVX2 without FMA has no instruction to fuse with.
 #define MRB_SIMD_EXACT __attribute__((target_clones("avx2", "default")))
 
