@@ -70,7 +70,7 @@ int mrb_reducer_new(mrb_error* error, mrb_reducer** reducer, const mrb_process_g
     auto countdown = std::make_unique<Countdown>(list, on_computed);
     auto made = std::make_unique<c10d::Reducer>(
         std::move(list), std::move(buckets), group->group, sparse, c10d::kDefaultBucketBytesCap,
-        /*find_unused_parameters=*/false, /*gradient_as_bucket_view=*/false, std::move(name_of),
+        /*find_unused_parameters=*/false, /*gradient_as_bucket_view=*/true, std::move(name_of),
         c10d::kDefaultFirstBucketBytes, /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false,
         std::vector<int64_t>{});
     *reducer = new mrb_reducer{std::move(made), std::move(countdown)};
