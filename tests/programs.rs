@@ -9,6 +9,8 @@ mod jobs;
 #[path = "programs/support.rs"]
 mod support;
 
+#[path = "programs/averaging.rs"]
+mod averaging;
 #[path = "programs/bad_input.rs"]
 mod bad_input;
 #[path = "programs/benchmark.rs"]

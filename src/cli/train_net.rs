@@ -7,7 +7,7 @@ use super::setup::{Program, TARGET};
 use super::{parse, BackendArgs, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
-use crate::data::{make_data_loader, LoaderOptions};
+use crate::data::{images_per_gpu, make_data_loader, LoaderOptions};
 use crate::engine::advice::advice;
 use crate::engine::trainer::{do_train, Training};
 use crate::engine::training_state::{restored, set_random_state, Restored, TrainingState};
@@ -48,6 +48,10 @@ pub fn train_net(args: impl CommandLine, registries: &Registries) -> Result<()> 
     let args: Args = parse(args)?;
     let program = Program::start(&args.config, (&args.distributed, &args.backend), &args, true)?;
     log_config(&program, &args.config)?;
+    if !args.skip_test || program.cfg.solver.test_period > 0 {
+        // Not only after hours of training.
+        images_per_gpu(&program.cfg, false, get_world_size())?;
+    }
     let model = train(&program, &args, registries)?;
     if !args.skip_test {
         program.run_test(&model, registries)?;

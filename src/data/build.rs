@@ -51,7 +51,7 @@ pub struct LoaderOptions<'a> {
 /// If a data set cannot be read or has no image, the images of a batch cannot be shared equally by the processes, the
 /// model has too few classes for the data set, or a value of the configuration cannot be used. Keys and files are named.
 pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<DataLoader>> {
-    let images_per_gpu = images_per_gpu(cfg, options)?;
+    let images_per_gpu = images_per_gpu(cfg, options.is_train, options.world_size)?;
     let (key, names) = if options.is_train { ("TRAIN", &cfg.datasets.train) } else { ("TEST", &cfg.datasets.test) };
     if names.is_empty() {
         bail!("DATASETS.{key} names no data set: give at least one, for example DATASETS.{key} \"('coco_2017_val',)\"");
@@ -114,14 +114,18 @@ fn make_loader(
     Ok(DataLoader::new(dataset, transforms, collator, order, len, workers, seed).with_state(state))
 }
 
-/// The images of a batch that one process takes.
-fn images_per_gpu(cfg: &Config, options: &LoaderOptions) -> Result<usize> {
-    let (key, images) = if options.is_train {
+/// The images of a batch that one of `world_size` processes takes.
+///
+/// # Errors
+///
+/// The batch cannot be shared equally; names the key.
+pub fn images_per_gpu(cfg: &Config, is_train: bool, world_size: usize) -> Result<usize> {
+    let (key, images) = if is_train {
         ("SOLVER.IMS_PER_BATCH", cfg.solver.ims_per_batch)
     } else {
         ("TEST.IMS_PER_BATCH", cfg.test.ims_per_batch)
     };
-    let world_size = options.world_size.max(1);
+    let world_size = world_size.max(1);
     let images = usize::try_from(images).unwrap_or(0);
     ensure!(images > 0, "{key} must be positive");
     let below = images / world_size * world_size;

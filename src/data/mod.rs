@@ -10,6 +10,6 @@ pub mod samplers;
 pub mod shapes;
 pub mod transforms;
 
-pub use build::{make_data_loader, LoaderOptions};
+pub use build::{images_per_gpu, make_data_loader, LoaderOptions};
 pub use collate_batch::{Batch, Collator};
 pub use loader::{Batches, DataLoader, LoaderState};

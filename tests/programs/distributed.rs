@@ -1,120 +1,13 @@
-//! Several processes: what they compute together, and what happens when one is missing.
+//! Several processes: starting them, and what happens when one is missing.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use maskrcnn_benchmark::checkpoint::load_weights;
-use maskrcnn_benchmark::cli::Registries;
-use maskrcnn_benchmark::config::Config;
-use maskrcnn_benchmark::data::{make_data_loader, LoaderOptions};
-use maskrcnn_benchmark::ffi::{Generator, Store};
-use maskrcnn_benchmark::layers::parameters::Parameters;
-use maskrcnn_benchmark::modeling::detector::build_detection_model;
-use maskrcnn_benchmark::solver::{make_lr_scheduler, make_optimizer};
-use tch::{Device, Tensor};
+use maskrcnn_benchmark::ffi::Store;
 
 use super::jobs::{ends, free_port, is_like_undisturbed, launch, member, two};
-use super::support::{arguments, different_tensors, fails, program, root, succeeds};
-
-/// The weights after `iterations` of one process that runs the batches of both ranks in turn, each with the random
-/// numbers that it would have, and averages the gradients.
-fn in_turn(output: &Path, seed: u64, overrides: &[&str], iterations: usize) -> Vec<(String, Tensor)> {
-    let overrides = arguments(output, &[], overrides).split_off(2);
-    let config = root().join("tests/programs/tiny.yaml");
-    let cfg = Config::load(Some(&config), &overrides).expect("the tiny configuration");
-    let registries = Registries::default();
-    let build = |rank: u64| {
-        tch::manual_seed((seed + rank) as i64);
-        let parameters = Parameters::new(Device::Cpu);
-        let model = build_detection_model(&cfg, &parameters.root(), &registries.models).expect("a model");
-        (parameters, model, Generator::default_cpu().and_then(|generator| generator.state()).expect("a state"))
-    };
-    let (_, _, second) = build(1);
-    let (parameters, model, first) = build(0);
-    let mut states = [first, second];
-    let mut batches = [0, 1].map(|rank| {
-        let options = LoaderOptions {
-            is_train: true,
-            is_for_period: false,
-            rank,
-            world_size: 2,
-            start_iter: 0,
-            state: None,
-            seed,
-            datasets: &registries.datasets,
-            transforms: &registries.transforms,
-        };
-        make_data_loader(&cfg, &options).expect("a loader").remove(0).iter()
-    });
-    let mut optimizer = make_optimizer(&cfg, &parameters);
-    let mut scheduler = make_lr_scheduler(&cfg, &mut optimizer).expect("a schedule");
-    for _ in 0..iterations {
-        optimizer.zero_grad();
-        for (batches, state) in batches.iter_mut().zip(&mut states) {
-            let batch = batches.next().expect("a batch").expect("images");
-            let mut generator = Generator::default_cpu().expect("the generator");
-            generator.set_state(state).expect("its state");
-            let losses = model.losses(&batch.images, &batch.targets).expect("losses");
-            let loss = losses.into_iter().map(|(_, loss)| loss).reduce(|sum, loss| sum + loss).expect("a loss");
-            (loss / 2.0).backward();
-            *state = generator.state().expect("its state");
-        }
-        optimizer.step();
-        scheduler.step(&mut optimizer);
-    }
-    parameters.state().into_iter().map(|entry| (entry.name, entry.tensor.detach().copy())).collect()
-}
-
-#[test]
-fn two_processes_train_like_one_that_averages_and_go_on_exactly() {
-    let _generator = super::support::generator();
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
-    let seed = ["--seed", "5", "--skip-test"];
-    let length = ["SOLVER.MAX_ITER", "20", "SOLVER.STEPS", "(15,)", "SOLVER.CHECKPOINT_PERIOD", "10"];
-    let text = succeeds(&mut two("train_net", &whole, &seed, &length));
-    assert!(text.contains("Using 2 processes") && text.contains("rank 0 of 2 (local rank 0"), "{text}");
-    assert!(!text.contains("[rank 1]"), "only rank 0 logs: {text}");
-
-    let expected = in_turn(&whole, 5, &length, 20);
-    let trained = Parameters::new(Device::Cpu);
-    let config = root().join("tests/programs/tiny.yaml");
-    let cfg = Config::load(Some(&config), &[]).expect("the tiny configuration");
-    build_detection_model(&cfg, &trained.root(), &Registries::default().models).expect("a model");
-    load_weights(&whole.join("model_final.pth"), &trained).expect("the trained weights");
-    let mut moved = 0;
-    for (name, tensor) in &expected {
-        let found = trained.get(name).expect("a tensor of that name");
-        let difference = (&found - tensor).abs().max().double_value(&[]);
-        assert!(difference <= 1e-5, "{name} differs by {difference}");
-        moved += 1;
-    }
-    assert!(moved > 50, "only {moved} tensors");
-
-    // Stopped after ten iterations, the run goes on with the random numbers of both processes.
-    succeeds(&mut two("train_net", &parts, &seed, &[&length[2..], &["SOLVER.MAX_ITER", "10"]].concat()));
-    let log = succeeds(&mut two("train_net", &parts, &["--skip-test"], &length));
-    assert!(log.contains("Continuing after iteration 10, exactly as a run that never stopped"), "{log}");
-    let (a, b) = (whole.join("model_final.pth"), parts.join("model_final.pth"));
-    for key in ["model", "optimizer", "training_state"] {
-        assert_eq!(different_tensors(&a, &b, key), [""; 0], "{key}");
-    }
-    let log = succeeds(&mut program("train_net", &parts, &["--skip-test"], &["SOLVER.MAX_ITER", "21"]));
-    assert!(log.contains("the run so far had 2 processes, now there are 1"), "{log}");
-
-    // Testing: each process sees one image at a time, as one process alone.
-    let alone = folder.path().join("alone");
-    let weights = b.display().to_string();
-    succeeds(&mut program("test_net", &alone, &["--ckpt", &weights], &["TEST.IMS_PER_BATCH", "1"]));
-    let text = succeeds(&mut two("test_net", &parts, &["--ckpt", &weights], &[]));
-    assert!(text.contains("s / img per device, on 2 devices)"), "{text}");
-    for name in ["bbox.json", "segm.json"] {
-        let read = |output: &Path| std::fs::read(output.join("inference/shapes_val").join(name)).expect(name);
-        assert!(read(&alone) == read(&parts), "{name} differs");
-    }
-}
+use super::support::{fails, succeeds};
 
 #[test]
 fn validation_during_training_does_not_change_it() {
@@ -132,10 +25,13 @@ fn validation_during_training_does_not_change_it() {
 #[test]
 fn an_indivisible_batch_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let output = two("train_net", folder.path(), &[], &["SOLVER.IMS_PER_BATCH", "3"]).output().expect("launch");
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("SOLVER.IMS_PER_BATCH (3) must be divisible by the number of processes (2)"), "{error}");
+    for key in ["SOLVER.IMS_PER_BATCH", "TEST.IMS_PER_BATCH"] {
+        let output = two("train_net", folder.path(), &[], &[key, "3"]).output().expect("launch");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(&format!("{key} (3) must be divisible by the number of processes (2)")), "{error}");
+    }
+    assert!(!folder.path().join("last_checkpoint").exists(), "nothing is trained before");
 }
 
 #[test]
