@@ -27,6 +27,7 @@ mod train_net;
 use std::any::Any;
 use std::ffi::OsString;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Once;
 
@@ -69,26 +70,34 @@ pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
         eprintln!("error: {failure}");
         return ExitCode::from(failure.status);
     }
-    leave_for_the_others(&format!("{error:#}"));
+    let message = format!("{error:#}");
     if get_world_size() > 1 {
-        eprintln!("error: [rank {}] {error:#}", get_rank());
+        eprintln!("error: [rank {}] {message}", get_rank());
+        leave_for_the_others(&message);
         // Threads of libtorch may still wait for other processes.
         exit_now(1);
     }
-    eprintln!("error: {error:#}");
+    eprintln!("error: {message}");
+    leave_for_the_others(&message);
     ExitCode::FAILURE
 }
 
-/// Tells the other processes of the job about an error, and writes it in the form in which torchrun's agent reads it.
+/// Writes an error in the form in which torchrun's agent reads it (of several it shows the earliest), then tells the
+/// other processes of the job about it.
 fn leave_for_the_others(message: &str) {
+    if let Some(path) = std::env::var_os("TORCHELASTIC_ERROR_FILE") {
+        write_error_file(path.as_ref(), message);
+    }
     abandon(message);
-    let Some(path) = std::env::var_os("TORCHELASTIC_ERROR_FILE") else { return };
+}
+
+fn write_error_file(path: &Path, message: &str) {
     let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
     // torchrun shows the call stack alone where there is one; a reader may also rely on there being one.
     let extra = serde_json::json!({"py_callstack": message, "timestamp": seconds.to_string()});
     let content = serde_json::json!({"message": {"message": message, "extraInfo": extra}});
     // The message goes to stderr as well.
-    let _ = write_atomically(path.as_ref(), content.to_string().as_bytes());
+    let _ = write_atomically(path, content.to_string().as_bytes());
 }
 
 /// A panic is a bug: says so in a few words instead of the language's own message.

@@ -16,6 +16,7 @@ use tch::Tensor;
 
 use self::heartbeat::{Heartbeat, Signs, SILENCE};
 use self::phase::{gradients_computed, waiting};
+use super::fault;
 use super::rendezvous::Topology;
 use crate::ffi::{ProcessGroup, Reducer};
 
@@ -55,7 +56,7 @@ pub fn init_process_group(local_rank: Option<usize>, timeout: Duration, slow_aft
     let mut place = JOB.lock().unwrap_or_else(PoisonError::into_inner);
     ensure!(place.is_none(), "this process belongs to a job already");
     let (store, group) = topology.meet(timeout)?;
-    let signs = Signs { store: Arc::new(store), rank: topology.rank, world_size: topology.world_size };
+    let signs = Signs::new(store, topology.rank, topology.world_size);
     let heartbeat = Mutex::new(Some(Heartbeat::start(signs.clone(), slow_after)?));
     let (works, has_nccl) = (AtomicUsize::new(0), AtomicBool::new(false));
     *place = Some(Arc::new(Job { topology, group, signs, heartbeat, works, has_nccl }));
@@ -84,11 +85,17 @@ pub fn destroy_process_group() {
     job.say_goodbye(&[], FAREWELL);
 }
 
-/// Tells the other processes why this one ends; for the end of a program that has failed.
+/// Leaves the job and tells the other processes why; for the end of a program that has failed. The host of the store
+/// waits a little until they have read it. Nothing happens where they know already.
 pub fn abandon(error: &str) {
-    if let Some(job) = job() {
-        job.leave(error);
+    let Some(job) = JOB.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    if !job.leave(error) || !job.hosts_store() {
+        return;
     }
+    let signs = job.signs.clone();
+    // Who waits for this process notices that its connections end, while the store goes on.
+    let _ = within(SILENCE, move || drop(job));
+    wait_for_goodbyes(&signs, &[], SILENCE + FAREWELL);
 }
 
 /// Number of processes of the job.
@@ -160,27 +167,34 @@ impl Job {
         }
     }
 
-    fn leave(&self, error: &str) {
+    fn hosts_store(&self) -> bool {
+        self.topology.rank == 0 && !self.topology.agent_store
+    }
+
+    /// True if the others learn of it, and only now.
+    fn leave(&self, error: &str) -> bool {
         let (signs, error) = (self.signs.clone(), error.to_string());
         // Should the store be gone, nobody waits for this.
-        let _ = within(SILENCE, move || signs.leave(&error));
+        matches!(within(SILENCE, move || signs.leave(&error)), Some(Ok(true)))
     }
 
     /// This process needs the store no more; its host stays until all the others but `lost` have said so too.
     fn say_goodbye(&self, lost: &[usize], limit: Duration) {
-        let key = |rank: usize| format!("goodbye/{rank}");
-        let Topology { rank, world_size, agent_store, .. } = self.topology;
-        let store = self.signs.store.clone();
-        if rank > 0 || agent_store {
+        let signs = self.signs.clone();
+        if self.hosts_store() {
+            wait_for_goodbyes(&signs, lost, limit);
+        } else {
             // As above.
-            let _ = within(SILENCE, move || store.set(&key(rank), b""));
-            return;
+            let _ = within(SILENCE, move || signs.say_goodbye());
         }
-        let deadline = Instant::now() + limit;
-        let is_here = |rank: usize| !lost.contains(&rank) && matches!(store.check(&key(rank)), Ok(false));
-        while (1..world_size).any(is_here) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    }
+}
+
+fn wait_for_goodbyes(signs: &Signs, lost: &[usize], limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let is_here = |rank: usize| !lost.contains(&rank) && matches!(signs.has_said_goodbye(rank), Ok(false));
+    while (1..signs.world_size).any(is_here) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -285,7 +299,10 @@ pub fn any(here: bool) -> Result<bool> {
 /// See [`synchronize`].
 pub fn gather_bytes(bytes: Vec<u8>) -> Result<Option<Vec<Vec<u8>>>> {
     let Some(job) = job() else { return Ok(Some(vec![bytes])) };
-    job.together("gathering results", |group| group.gather_bytes(&bytes))
+    let what = "gathering results";
+    let lengths = job.together(what, |group| group.gather_lengths(&bytes))?;
+    fault::reach("gather of known lengths");
+    job.together(what, |group| group.gather_bytes(&bytes, &lengths))
 }
 
 /// All processes' tensors, which have the same shape, side by side (`[world size, ..]`) in rank 0; the tensor itself

@@ -2,8 +2,9 @@
 //!
 //! The variable `MRB_FAULT` holds `RANK:POINT:ITERATION:kill` (the process ends as by `kill -9`) or
 //! `RANK:POINT:ITERATION:sleep=SECONDS`; several are separated by commas. A point is the name of a
-//! [`Phase`](super::comm::Phase), reached when the phase begins, or `checkpoint file`, in the middle of writing one. A
-//! job that a launcher has started again (`TORCHELASTIC_RESTART_COUNT` above 0) has no faults.
+//! [`Phase`](super::comm::Phase), reached when the phase begins; or `checkpoint file`, in the middle of writing one; or
+//! `gather of known lengths`, between the two messages of a gather. A job that a launcher has started again
+//! (`TORCHELASTIC_RESTART_COUNT` above 0) has no faults.
 //!
 //! All this exists only with the cargo feature `fault-points`, which is not on by default: a program built with
 //! `cargo build` contains none of it. Tests get it because the crate is its own development dependency with that

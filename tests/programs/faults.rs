@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use super::jobs::{ends, free_port, is_like_undisturbed, launch, member, two, undisturbed};
-use super::support::{arguments, entry, last_checkpoint, succeeds};
+use super::support::{arguments, entry, last_checkpoint, shapes, succeeds};
 
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
@@ -66,6 +66,17 @@ fn a_process_killed_before_its_detections_are_gathered_is_named() {
     survives(1, "gather", 4, 4);
 }
 
+/// The bytes of which it has told the length do not come.
+#[test]
+fn a_process_killed_in_the_middle_of_a_gather_is_named() {
+    survives(1, "gather of known lengths", 4, 4);
+}
+
+#[test]
+fn rank_0_killed_in_the_middle_of_a_gather_is_named() {
+    survives(0, "gather of known lengths", 4, 4);
+}
+
 #[test]
 fn a_process_killed_while_it_evaluates_is_named() {
     survives(0, "evaluation", 4, 4);
@@ -108,6 +119,49 @@ fn a_process_that_fails_tells_the_others_why() {
     assert_eq!(report["message"]["extraInfo"]["py_callstack"], report["message"]["message"], "what torchrun shows");
     let time = report["message"]["extraInfo"]["timestamp"].as_str().and_then(|text| text.parse::<u64>().ok());
     assert!(time.is_some_and(|seconds| seconds > 1_600_000_000), "{report}");
+}
+
+/// Rank 0, which hosts the store, cannot read its images; what the other one says in the end.
+fn rank_0_fails(fault: &str) -> String {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let images = folder.path().join("damaged");
+    std::fs::create_dir(&images).expect("a folder");
+    for image in std::fs::read_dir(shapes().join("train")).expect("the images") {
+        std::fs::write(images.join(image.expect("an image").file_name()), "no image").expect("a file");
+    }
+    let annotations = shapes().join("annotations/instances_train.json");
+    let damaged = format!("('damaged=coco:{}:{}',)", annotations.display(), images.display());
+    let port = free_port();
+    let processes = [&["DATASETS.TRAIN", &damaged] as &[&str], &[]].map(|overrides| {
+        let rank = usize::from(overrides.is_empty());
+        let mut command = member("train_net", rank, port, folder.path(), &["--seed", "5"], overrides);
+        command.env("MRB_FAULT", fault).env("TORCHELASTIC_ERROR_FILE", folder.path().join(format!("error{rank}.json")));
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train_net")
+    });
+    let begin = Instant::now();
+    let [first, second] = processes.map(ends);
+    assert_eq!((first.status.code(), second.status.code()), (Some(1), Some(1)), "{}", stderr(&first));
+    assert!(begin.elapsed() < Duration::from_secs(55), "{:?}", begin.elapsed());
+    let (own, other) = (stderr(&first), stderr(&second));
+    assert!(own.contains("error: [rank 0] ") && own.contains("damaged/"), "{own}");
+    let report = std::fs::read_to_string(folder.path().join("error0.json")).expect("the file for the agent");
+    assert!(report.contains("damaged/"), "{report}");
+    other
+}
+
+#[test]
+fn a_failing_host_of_the_store_stays_until_the_others_know_why() {
+    let error = rank_0_fails("");
+    assert!(error.contains("error: [rank 1] ") && error.contains("rank 0 has failed: "), "{error}");
+    assert!(error.contains("damaged/") && !error.contains("is lost"), "{error}");
+}
+
+/// It reads the reason while it computes, and needs it long after the store has gone.
+#[test]
+fn a_process_that_is_busy_when_rank_0_fails_knows_why() {
+    let error = rank_0_fails("1:forward:1:sleep=4");
+    assert!(error.contains("error: [rank 1] ") && error.contains("rank 0 has failed: "), "{error}");
+    assert!(error.contains("damaged/") && !error.contains("is lost"), "{error}");
 }
 
 #[test]

@@ -112,12 +112,20 @@ impl ProcessGroup {
         Tensor::zeros(shape, (tensor.kind(), tensor.device()))
     }
 
-    /// All processes' bytes by rank, of any length, in rank 0; `None` elsewhere.
+    /// How many bytes each process has, by rank; the first half of [`ProcessGroup::gather_bytes`].
     ///
     /// # Errors
     /// See [`ProcessGroup::barrier`].
-    pub fn gather_bytes(&self, bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>> {
-        let lengths: Vec<i64> = Vec::try_from(self.all_gather(&Tensor::from(bytes.len() as i64))?)?;
+    pub fn gather_lengths(&self, bytes: &[u8]) -> Result<Vec<i64>> {
+        Ok(Vec::try_from(self.all_gather(&Tensor::from(bytes.len() as i64))?)?)
+    }
+
+    /// All processes' bytes by rank, of any length, in rank 0; `None` elsewhere. `lengths` is what
+    /// [`ProcessGroup::gather_lengths`] gave for the same bytes.
+    ///
+    /// # Errors
+    /// See [`ProcessGroup::barrier`].
+    pub fn gather_bytes(&self, bytes: &[u8], lengths: &[i64]) -> Result<Option<Vec<Vec<u8>>>> {
         // Gloo sends pieces of equal size.
         let longest = lengths.iter().copied().max().unwrap_or(0).max(1);
         let padded = Tensor::zeros([longest], (Kind::Uint8, tch::Device::Cpu));

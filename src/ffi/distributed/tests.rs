@@ -50,7 +50,9 @@ fn collectives_give_what_their_names_say() {
         assert_eq!(sum, Tensor::from_slice(&[1f32, 2.0]));
         let gathered = group.all_gather(&Tensor::from_slice(&[rank, 7])).unwrap();
         assert_eq!(gathered, Tensor::from_slice(&[0i64, 7, 1, 7]).view([2, 2]));
-        let bytes = group.gather_bytes(&vec![rank as u8; 3 * rank as usize]).unwrap();
+        let own = vec![rank as u8; 3 * rank as usize];
+        let lengths = group.gather_lengths(&own).unwrap();
+        let bytes = group.gather_bytes(&own, &lengths).unwrap();
         assert_eq!(bytes, (rank == 0).then(|| vec![vec![], vec![1, 1, 1]]));
         let mut weights = [Tensor::from_slice(&[rank as f32 + 3.0]), Tensor::from_slice(&[rank])];
         group.broadcast(&mut weights).unwrap();

@@ -1,12 +1,12 @@
 //! Signs of life: where each process of a job is, told to the others through the job's store.
 //!
 //! A thread of each process writes one key of the store twice a second: a count, how long the process has waited for
-//! the others, and the phase it is in. The training itself only notes its phase in memory, and the thread runs while a
-//! collective operation blocks. Nothing is read until somebody has waited for long, or an operation has failed; then the
-//! signs tell who is late and who is lost.
+//! the others, and the phase it is in; and it looks whether a process has failed or found out that one is lost. The
+//! training itself only notes its phase in memory, and the thread runs while a collective operation blocks. The signs are
+//! not read until somebody has waited for long, or an operation has failed; then they tell who is late and who is lost.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -62,17 +62,24 @@ pub(super) struct Signs {
     pub(super) store: Arc<Store>,
     pub(super) rank: usize,
     pub(super) world_size: usize,
+    /// What another process has said, once this one has read it: the store may be gone when it is needed.
+    known: Arc<OnceLock<Cause>>,
 }
 
 /// Why operations of the job fail.
+#[derive(Clone)]
 pub(super) struct Cause {
     /// The ranks that give no sign of life.
     pub(super) lost: Vec<usize>,
-    /// Names them or, if all are alive, those that have failed or that the others wait for.
+    /// Names them or, if all are alive, the one that has failed or those that the others wait for.
     pub(super) text: String,
 }
 
 impl Signs {
+    pub(super) fn new(store: Store, rank: usize, world_size: usize) -> Self {
+        Self { store: Arc::new(store), rank, world_size, known: Arc::default() }
+    }
+
     fn give(&self, beat: u64) -> Result<()> {
         self.store.set(&sign_key(self.rank), Sign::of_here(beat).to_text().as_bytes())
     }
@@ -98,67 +105,104 @@ impl Signs {
         Ok(self.of(rank)?.map(|sign| sign.beat))
     }
 
-    /// This process leaves, with an error of its own if there is one: it will be silent without being lost.
-    pub(super) fn leave(&self, error: &str) -> Result<()> {
-        match self.store.check(&left_key(self.rank))? {
-            true => Ok(()),
-            false => self.store.set(&left_key(self.rank), error.as_bytes()),
+    /// This process leaves, with an error of its own if there is one: it will be silent without being lost. False if it
+    /// has left before.
+    pub(super) fn leave(&self, error: &str) -> Result<bool> {
+        if self.store.check(&left_key(self.rank))? {
+            return Ok(false);
+        }
+        self.store.set(&left_key(self.rank), b"")?;
+        if !error.is_empty() {
+            self.tell(&Cause { lost: Vec::new(), text: format!("rank {} has failed: {error}", self.rank) })?;
+        }
+        Ok(true)
+    }
+
+    /// This process needs the store no more.
+    pub(super) fn say_goodbye(&self) -> Result<()> {
+        self.store.set(&goodbye_key(self.rank), b"")
+    }
+
+    pub(super) fn has_said_goodbye(&self, rank: usize) -> Result<bool> {
+        self.store.check(&goodbye_key(rank))
+    }
+
+    fn tell(&self, cause: &Cause) -> Result<()> {
+        let ranks: Vec<_> = cause.lost.iter().map(usize::to_string).collect();
+        self.store.set(CAUSE, format!("{} {}", ranks.join(","), cause.text).as_bytes())
+    }
+
+    /// What another process has told.
+    fn told(&self) -> Result<Option<Cause>> {
+        if let Some(known) = self.known.get() {
+            return Ok(Some(known.clone()));
+        }
+        let Some(told) = self.value(CAUSE)? else { return Ok(None) };
+        let (lost, text) = told.split_once(' ').unwrap_or(("", &told));
+        let lost = lost.split(',').filter_map(|rank| rank.parse().ok()).collect();
+        Ok(Some(self.known.get_or_init(|| Cause { lost, text: text.into() }).clone()))
+    }
+
+    /// Reads what another process has told, after which the store may go.
+    fn listen(&self) {
+        if self.known.get().is_none() && matches!(self.told(), Ok(Some(_))) {
+            // Its host waits for this, if it is there.
+            let _ = self.say_goodbye();
         }
     }
 
-    /// Tells who is lost, has failed or is late: what another process has found out, or else what is heard in a while.
+    /// Tells who is lost, has failed or is late: what another process has told, or else what is heard in a while.
     pub(super) fn cause(&self) -> Result<Cause> {
-        if let Some(found) = self.value(CAUSE)? {
-            let (lost, text) = found.split_once(' ').unwrap_or(("", &found));
-            let lost = lost.split(',').filter_map(|rank| rank.parse().ok()).collect();
-            return Ok(Cause { lost, text: text.into() });
+        if let Some(told) = self.told()? {
+            return Ok(told);
         }
         let before = self.all()?;
         std::thread::sleep(SILENCE);
+        if let Some(told) = self.told()? {
+            return Ok(told);
+        }
         let now = self.all()?;
-        let (mut lost, mut failed, mut absent) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut lost, mut absent) = (Vec::new(), Vec::new());
         for rank in (0..self.world_size).filter(|&rank| rank != self.rank) {
-            match self.value(&left_key(rank))? {
-                None if is_silent(rank, &before, &now) => lost.push(rank),
-                None => {}
-                Some(error) => {
-                    absent.push(rank);
-                    if !error.is_empty() {
-                        failed.push(format!("rank {rank} has failed: {error}"));
-                    }
-                }
+            if self.store.check(&left_key(rank))? {
+                absent.push(rank);
+            } else if is_silent(rank, &before, &now) {
+                lost.push(rank);
             }
         }
+        if !lost.is_empty() {
+            let text = list(&lost, |rank| format!("rank {rank} is lost ({})", last_sign(&now[rank])));
+            let cause = Cause { lost, text };
+            // Processes that have no connection with the lost one fail one after the other as this one leaves.
+            self.tell(&cause)?;
+            return Ok(cause);
+        }
         let late: Vec<_> = late(&now).into_iter().filter(|rank| *rank != self.rank && !absent.contains(rank)).collect();
-        let text = if !lost.is_empty() {
-            list(&lost, |rank| format!("rank {rank} is lost ({})", last_sign(&now[rank])))
-        } else if !failed.is_empty() {
-            failed.join("; ")
-        } else if !late.is_empty() {
+        let text = if late.is_empty() {
+            "no process is lost: see what the others say".into()
+        } else {
             let late = list(&late, |rank| format!("rank {rank} is late ({})", place(&now[rank])));
             format!("no process is lost, but {late}")
-        } else {
-            "no process is lost: see what the others say".into()
         };
-        if !lost.is_empty() {
-            // Processes that have no connection with the lost one fail one after the other as this one leaves.
-            let ranks: Vec<_> = lost.iter().map(usize::to_string).collect();
-            self.store.set(CAUSE, format!("{} {text}", ranks.join(",")).as_bytes())?;
-        }
         Ok(Cause { lost, text })
     }
 }
 
-/// In the store when a process has found out which ones are lost: their ranks and the sentence about them.
+/// In the store when a process has failed or has found out which ones are lost: their ranks and a sentence.
 const CAUSE: &str = "cause";
 
 fn sign_key(rank: usize) -> String {
     format!("sign/{rank}")
 }
 
-/// In the store when a process will be silent without being lost: its error, or nothing.
+/// In the store when a process will be silent without being lost.
 fn left_key(rank: usize) -> String {
     format!("left/{rank}")
+}
+
+/// In the store when a process needs it no more.
+fn goodbye_key(rank: usize) -> String {
+    format!("goodbye/{rank}")
 }
 
 pub(super) fn place(sign: &Option<Sign>) -> &str {
@@ -191,6 +235,7 @@ impl Heartbeat {
                 if stopped.recv_timeout(HEARTBEAT) != Err(RecvTimeoutError::Timeout) || signs.give(beat).is_err() {
                     break;
                 }
+                signs.listen();
                 if let Some(watchdog) = &mut watchdog {
                     watchdog.watch(&signs);
                 }
@@ -222,35 +267,49 @@ mod tests {
         assert_eq!(Sign::parse("x - start"), None);
     }
 
-    #[test]
-    fn the_lost_come_before_the_failed_and_the_failed_before_the_late() {
+    /// The signs of a job's processes in a store of its own, which lives as long as the first of them.
+    fn job(world_size: usize) -> Vec<Signs> {
         let host = Store::host("127.0.0.1", 0, Duration::from_secs(20)).unwrap();
-        let signs = |rank| Signs { store: Arc::new(client(host.port())), rank, world_size: 3 };
-        let (me, other) = (signs(0), signs(1));
-        let set = |rank: usize, text: &str| me.store.set(&sign_key(rank), text.as_bytes()).unwrap();
+        let port = host.port();
+        let client = |_| Store::connect("127.0.0.1", port, Duration::from_secs(20)).unwrap();
+        let stores = std::iter::once(host).chain((1..world_size).map(client));
+        stores.enumerate().map(|(rank, store)| Signs::new(store, rank, world_size)).collect()
+    }
+
+    #[test]
+    fn the_lost_are_told_from_the_late_and_from_those_who_left() {
+        let job = job(5);
+        let set = |rank: usize, text: &str| job[0].store.set(&sign_key(rank), text.as_bytes()).unwrap();
         set(2, "0 - start");
-        let alive = Heartbeat::start(signs(1), None).unwrap();
-        signs(2).leave("").unwrap();
-        let cause = me.cause().unwrap();
+        let alive = Heartbeat::start(Signs { world_size: 3, ..job[1].clone() }, None).unwrap();
+        assert!(job[2].leave("").unwrap() && !job[2].leave("too late").unwrap());
+        let cause = Signs { world_size: 3, ..job[0].clone() }.cause().unwrap();
         assert!(cause.text.starts_with("no process is lost, but rank 1 is late ("), "{}", cause.text);
-
         alive.stop();
-        other.leave("no such image").unwrap();
-        other.leave("").unwrap();
-        let cause = me.cause().unwrap();
-        assert_eq!((cause.lost.len(), cause.text.as_str()), (0, "rank 1 has failed: no such image"));
 
-        let me = Signs { world_size: 5, ..me.clone() };
+        job[1].leave("").unwrap();
         set(3, "4 - iteration 2, forward");
         let expected = "rank 3 is lost (last sign: iteration 2, forward), rank 4 is lost (it never gave a sign)";
-        // The second time it is known at once.
-        for _ in 0..2 {
-            let cause = me.cause().unwrap();
+        // The second one is told.
+        for rank in [0, 1] {
+            let cause = job[rank].cause().unwrap();
             assert_eq!((&cause.lost[..], cause.text.as_str()), (&[3, 4][..], expected));
         }
     }
 
-    fn client(port: u16) -> Store {
-        Store::connect("127.0.0.1", port, Duration::from_secs(20)).unwrap()
+    #[test]
+    fn an_error_is_known_after_the_store_has_gone() {
+        let mut job = job(2);
+        let other = job.pop().unwrap();
+        let heartbeat = Heartbeat::start(other.clone(), None).unwrap();
+        assert!(job[0].leave("no such image").unwrap());
+        let begin = std::time::Instant::now();
+        while !job[0].has_said_goodbye(1).unwrap() && begin.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop(job);
+        assert!(other.all().is_err(), "the store has gone");
+        assert_eq!(other.cause().unwrap().text, "rank 0 has failed: no such image");
+        heartbeat.stop();
     }
 }
