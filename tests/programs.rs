@@ -25,6 +25,8 @@ mod errors;
 mod faults;
 #[path = "programs/precision.rs"]
 mod precision;
+#[path = "programs/recipes.rs"]
+mod recipes;
 #[path = "programs/resume.rs"]
 mod resume;
 #[path = "programs/testing.rs"]
