@@ -163,6 +163,16 @@ extern "C" {
         alpha: f64,
     ) -> c_int;
 
+    pub fn mrb_frozen_norm(
+        error: *mut Error,
+        y: *mut *mut C_tensor,
+        x: *const C_tensor,
+        scale: *const C_tensor,
+        shift: *const C_tensor,
+        residual: *const C_tensor,
+        relu: bool,
+    ) -> c_int;
+
     pub fn mrb_deform_conv(
         error: *mut Error,
         output: *mut *mut C_tensor,

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::{full_precision, Init, ParamPath};
+use crate::ffi;
 
 /// Batch norm whose statistics and affine parameters are fixed (`layers/batch_norm.py`).
 ///
@@ -20,7 +21,7 @@ pub struct FrozenBatchNorm2d {
     /// Variance per channel, `[channels]`.
     pub running_var: Tensor,
     /// What [`scale_and_shift`](Self::scale_and_shift) gave last.
-    folded: RefCell<Option<Box<Folded>>>,
+    folded: RefCell<Option<Folded>>,
 }
 
 /// A norm as one multiplication and one addition.
@@ -28,8 +29,6 @@ pub struct FrozenBatchNorm2d {
 struct Folded {
     /// libtorch's counts of changes of the four buffers, which loading weights changes.
     versions: [i64; 4],
-    kind: Kind,
-    /// Both `[1, C, 1, 1]`.
     scale: Tensor,
     shift: Tensor,
 }
@@ -48,28 +47,34 @@ impl FrozenBatchNorm2d {
 
     /// The norm as one multiplication and one addition per channel: `(scale, shift)`, both `[channels]`.
     pub fn scale_and_shift(&self) -> (Tensor, Tensor) {
-        let scale = &self.weight * self.running_var.rsqrt();
-        let shift = &self.bias - &self.running_mean * &scale;
-        (scale, shift)
+        // Half a dozen small operators that would be repeated for every batch.
+        let versions = [&self.weight, &self.bias, &self.running_mean, &self.running_var].map(Tensor::internal_version);
+        let mut folded = self.folded.borrow_mut();
+        let known = match folded.take() {
+            Some(known) if known.versions == versions => folded.insert(known),
+            _ => {
+                let scale = &self.weight * self.running_var.rsqrt();
+                let shift = &self.bias - &self.running_mean * &scale;
+                folded.insert(Folded { versions, scale, shift })
+            }
+        };
+        (known.scale.shallow_clone(), known.shift.shallow_clone())
     }
 
     /// # Shapes
     /// `[N, C, H, W]` to the same.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        // Half a dozen small operators that would be repeated for every batch.
-        let buffers = [&self.weight, &self.bias, &self.running_mean, &self.running_var];
-        let (versions, kind) = (buffers.map(Tensor::internal_version), x.kind());
-        let mut folded = self.folded.borrow_mut();
-        let folded = match folded.take() {
-            Some(known) if known.versions == versions && known.kind == kind => folded.insert(known),
-            _ => {
-                let (scale, shift) = self.scale_and_shift();
-                let per_channel = |t: Tensor| t.to_kind(kind).reshape([1, -1, 1, 1]);
-                let (scale, shift) = (per_channel(scale), per_channel(shift));
-                folded.insert(Box::new(Folded { versions, kind, scale, shift }))
-            }
-        };
-        x * &folded.scale + &folded.shift
+        self.finish(x.copy(), None, false)
+    }
+
+    /// The norm of a convolution's result, plus `residual`, then ReLU, in one pass that overwrites the result's memory.
+    /// The values are those of the single operators, bit for bit in float32; in 16 bits they are rounded once.
+    ///
+    /// # Shapes
+    /// `y` and `residual` `[N, C, H, W]`, to the same.
+    pub fn finish(&self, y: Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
+        let (scale, shift) = self.scale_and_shift();
+        ffi::frozen_norm(y, (&scale, &shift), residual, relu).expect("maps and channels that fit")
     }
 }
 
@@ -190,13 +195,98 @@ impl Norm {
             Norm::Group(norm) => norm.forward(x),
         }
     }
+
+    /// What comes after a convolution: the norm if there is one, plus `residual`, then ReLU. Overwrites `y` where it can.
+    ///
+    /// # Shapes
+    /// `y` and `residual` `[N, C, H, W]`, to the same.
+    pub fn finish(norm: Option<&Self>, y: Tensor, residual: Option<&Tensor>, relu: bool, train: bool) -> Tensor {
+        let mut y = match norm {
+            Some(Norm::Frozen(norm)) => return norm.finish(y, residual, relu),
+            Some(norm) => norm.forward(&y, train),
+            None => y,
+        };
+        if let Some(residual) = residual {
+            y = y.g_add_(residual);
+        }
+        if relu {
+            y.relu_()
+        } else {
+            y
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ffi::channels_last;
+    use crate::layers::gradcheck::{gradcheck, random};
     use crate::layers::Parameters;
     use tch::{Device, Kind};
+
+    /// The norm's constants, a map and a residual for it, all drawn.
+    fn drawn(channels: i64, shape: [i64; 4], kind: Kind) -> (FrozenBatchNorm2d, Tensor, Tensor) {
+        let norm = FrozenBatchNorm2d::new(&Parameters::new(Device::Cpu).root(), channels);
+        for (seed, buffer) in (1..).zip([&norm.weight, &norm.bias, &norm.running_mean, &norm.running_var]) {
+            // Variances are positive.
+            let values = random(&[channels], seed);
+            buffer.shallow_clone().copy_(&if seed == 4 { values.abs() + 0.1 } else { values });
+        }
+        (norm, random(&shape, 5).to_kind(kind), random(&shape, 6).to_kind(kind))
+    }
+
+    #[test]
+    fn one_pass_gives_the_bits_of_the_single_operators() {
+        let (norm, x, residual) = drawn(5, [2, 5, 13, 9], Kind::Float);
+        let (scale, shift) = norm.scale_and_shift();
+        let factors = random(&x.size(), 7).to_kind(Kind::Float);
+        for choice in 0..8 {
+            let (relu, adds) = (choice & 1 != 0, choice & 2 != 0);
+            let format = if choice & 4 != 0 { channels_last } else { Tensor::copy };
+            let leaves = [format(&x).set_requires_grad(true), format(&residual).set_requires_grad(adds)];
+            // A convolution's result stands at the beginning; overwriting a leaf is refused.
+            let result = || &leaves[0] * 2.0;
+            let added = adds.then_some(&leaves[1]);
+            let mut want = result() * scale.view([1, -1, 1, 1]) + shift.view([1, -1, 1, 1]);
+            if let Some(added) = added {
+                want += added;
+            }
+            if relu {
+                want = want.relu();
+            }
+            let got = norm.finish(result(), added, relu);
+            assert!(got.equal(&want), "relu {relu}, residual {adds}");
+            let inputs = &leaves[..if adds { 2 } else { 1 }];
+            let gradients = |y: &Tensor| Tensor::run_backward(&[(y * &factors).sum(Kind::Float)], inputs, false, false);
+            for (got, want) in gradients(&got).iter().zip(gradients(&want)) {
+                assert!(got.equal(&want), "gradients, relu {relu}, residual {adds}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_of_the_one_pass_equal_finite_differences() {
+        let (norm, x, residual) = drawn(3, [1, 3, 2, 4], Kind::Double);
+        gradcheck(|t| norm.finish(&t[0] * 1.0, Some(&t[1]), true), &[&x, &residual]);
+        gradcheck(|t| norm.finish(&t[0] * 1.0, None, false), &[&x]);
+    }
+
+    #[test]
+    fn in_16_bits_the_one_pass_rounds_once() {
+        for (kind, rounding) in [(Kind::Half, 0.5f64.powi(11)), (Kind::BFloat16, 0.5f64.powi(8))] {
+            let (norm, x, residual) = drawn(4, [1, 4, 7, 5], kind);
+            let single = |t: &Tensor| t.to_kind(Kind::Float);
+            let want = norm.finish(single(&x), Some(&single(&residual)), true);
+            // The residual may come in another type, as after a group norm.
+            for residual in [residual.shallow_clone(), single(&residual)] {
+                let got = norm.finish(x.copy(), Some(&residual), true);
+                assert_eq!(got.kind(), kind);
+                let error = (single(&got) - &want).abs() - want.abs() * rounding;
+                assert!(error.max().double_value(&[]) <= 0.0, "{kind:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_frozen_norm_notices_new_values_and_other_types() {

@@ -30,14 +30,7 @@ impl ConvNorm {
     /// # Shapes
     /// `[N, in, H, W]` to `[N, out, H', W']`.
     pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        self.fused(x, None, self.relu, train).unwrap_or_else(|| {
-            let mut y = self.linear_part(x, train);
-            if self.relu {
-                y.relu_()
-            } else {
-                y
-            }
-        })
+        self.forward_with(x, None, self.relu, train)
     }
 
     /// The end of a residual block: convolution and norm, plus `identity`, then ReLU (whatever `relu` says).
@@ -45,10 +38,13 @@ impl ConvNorm {
     /// # Shapes
     /// `[N, in, H, W]` and `[N, out, H', W']` to `[N, out, H', W']`.
     pub fn forward_residual(&self, x: &Tensor, identity: &Tensor, train: bool) -> Tensor {
-        self.fused(x, Some(identity), true, train).unwrap_or_else(|| {
-            let mut y = self.linear_part(x, train);
-            let mut y = y.g_add_(identity);
-            y.relu_()
+        self.forward_with(x, Some(identity), true, train)
+    }
+
+    fn forward_with(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool, train: bool) -> Tensor {
+        self.fused(x, residual, relu, train).unwrap_or_else(|| {
+            let y = self.conv.forward(x);
+            Norm::finish(self.norm.as_ref(), y, residual, relu, train)
         })
     }
 
@@ -74,14 +70,6 @@ impl ConvNorm {
             None => shift,
         };
         Some(self.conv.forward_fused(x, &weight, Some(&bias), residual, relu))
-    }
-
-    fn linear_part(&self, x: &Tensor, train: bool) -> Tensor {
-        let y = self.conv.forward(x);
-        match &self.norm {
-            Some(norm) => norm.forward(&y, train),
-            None => y,
-        }
     }
 }
 

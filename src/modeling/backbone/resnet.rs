@@ -3,14 +3,17 @@
 //! The container ([`ResNet`]) and the head ([`ResNetHead`]) do not know what their blocks are made of: those of ResNet
 //! are in [`super::bottleneck`], those of Res2Net in [`super::res2net`].
 
+use std::ops::Range;
+
 use anyhow::{bail, ensure, Context, Result};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::blocks::{
     check_positive, transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily, DeformableSettings,
     NormKind,
 };
 use crate::config::Config;
+use crate::ffi;
 use crate::layers::{Conv2d, ConvConfig, ConvNorm, ParamPath};
 use crate::modeling::make_layers::GroupNormSettings;
 
@@ -103,7 +106,10 @@ impl Stage {
 /// A stem and three or four stages.
 pub struct ResNet {
     stem: Stem,
+    /// Each with whether its map is returned.
     stages: Vec<(Stage, bool)>,
+    /// How many of the stem and the stages have no gradients.
+    frozen: usize,
     out_channels: Vec<i64>,
     strides: Vec<i64>,
 }
@@ -169,7 +175,8 @@ impl ResNet {
             }
         }
         freeze(path, cfg.model.backbone.freeze_conv_body_at, specs)?;
-        Ok(Self { stem, stages, out_channels, strides })
+        let frozen = cfg.model.backbone.freeze_conv_body_at.max(0) as usize;
+        Ok(Self { stem, stages, frozen, out_channels, strides })
     }
 
     /// The channels of the maps that are returned, finest first.
@@ -182,18 +189,44 @@ impl ResNet {
         &self.strides
     }
 
+    /// What is frozen runs without gradients in training, on the CPU channels-last, which is faster there; the maps that
+    /// come out of it have the format of `x`.
+    ///
     /// # Shapes
     /// `[N, 3, H, W]` to the last map of every stage that returns one, finest first.
     pub fn forward(&self, x: &Tensor, train: bool) -> Vec<Tensor> {
-        let mut x = self.stem.forward(x, train);
+        let frozen = if train && !x.requires_grad() { self.frozen } else { 0 };
         let mut outputs = Vec::new();
-        for (stage, return_features) in &self.stages {
-            x = stage.forward(&x, train);
-            if *return_features {
-                outputs.push(x.shallow_clone());
+        let mut x = x.shallow_clone();
+        if frozen > 0 {
+            let _no_grad = tch::no_grad_guard();
+            let converts = x.device() == Device::Cpu && !ffi::is_channels_last(&x);
+            let input = if converts { ffi::channels_last(&x) } else { x };
+            x = self.forward_parts(0..frozen, input, train, &mut outputs);
+            if converts {
+                outputs.iter_mut().for_each(|output| *output = ffi::nchw(output));
+                let returned = self.stages[..frozen - 1].last().is_some_and(|(_, returned)| *returned);
+                x = match outputs.last() {
+                    Some(output) if returned => output.shallow_clone(),
+                    _ => ffi::nchw(&x),
+                };
             }
         }
+        let _last = self.forward_parts(frozen..self.stages.len() + 1, x, train, &mut outputs);
         outputs
+    }
+
+    /// Some of the parts in their order: 0 is the stem, n the n-th stage.
+    fn forward_parts(&self, parts: Range<usize>, x: Tensor, train: bool, outputs: &mut Vec<Tensor>) -> Tensor {
+        parts.fold(x, |x, part| {
+            let Some(index) = part.checked_sub(1) else { return self.stem.forward(&x, train) };
+            let (stage, returned) = &self.stages[index];
+            let x = stage.forward(&x, train);
+            if *returned {
+                outputs.push(x.shallow_clone());
+            }
+            x
+        })
     }
 }
 

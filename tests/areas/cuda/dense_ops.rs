@@ -171,3 +171,25 @@ fn deform_roi_pool_equals_the_cpu() {
     }
     report.finish();
 }
+
+#[test]
+fn frozen_norm_equals_the_cpu() {
+    let Some(device) = device() else { return };
+    let mut report = Report::new("cuda/frozen_norm");
+    let (scale, shift) = (random(&[64], 1), random(&[64], 2));
+    for shape in [[0, 64, 4, 4], [2, 64, 100, 151]] {
+        for (choice, kind) in (0..4).flat_map(|choice| KINDS.map(|kind| (choice, kind))) {
+            let (channels_last, relu) = (choice & 1 != 0, choice & 2 != 0);
+            let case = format!("{shape:?}, channels-last {channels_last}, relu {relu}");
+            let inputs = [("x", random(&shape, 3)), ("residual", random(&shape, 4))];
+            compare(&mut report, &case, device, kind, &inputs, |t| {
+                let x = &t[0] * 1.0; // overwritten
+                let x = if channels_last { ffi::channels_last(&x) } else { x };
+                let constant = |values: &Tensor| values.to_device(x.device());
+                let constants = (constant(&scale), constant(&shift));
+                ffi::frozen_norm(x, (&constants.0, &constants.1), Some(&t[1]), relu).expect("maps that fit")
+            });
+        }
+    }
+    report.finish();
+}

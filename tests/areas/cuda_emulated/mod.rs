@@ -10,6 +10,7 @@ mod box_matching;
 mod deform_conv;
 mod deform_roi_pool;
 mod focal_loss;
+mod frozen_norm;
 mod library;
 mod memory;
 mod nms;

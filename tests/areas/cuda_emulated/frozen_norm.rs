@@ -1,0 +1,152 @@
+use std::ffi::{c_int, c_void};
+
+use maskrcnn_benchmark::ffi;
+use tch::Tensor;
+
+use super::library::function;
+use super::memory::Buffer;
+use super::{close_to_cpu, random, rounded, scalar_type, KINDS};
+use crate::ops::{gradients, leaf};
+use crate::support::Report;
+
+/// `mrb_cuda_map_rows` of csrc/ops/frozen_norm/frozen_norm_cuda.h.
+#[repr(C)]
+struct MapRows {
+    rows: i64,
+    length: i64,
+    channels: i64,
+    channels_last: bool,
+}
+
+type Forward = unsafe extern "C" fn(
+    *mut c_void,
+    *const f32,
+    *const f32,
+    *const c_void,
+    bool,
+    *const MapRows,
+    c_int,
+    *mut c_void,
+) -> c_int;
+type Backward = unsafe extern "C" fn(
+    *const c_void,
+    *const c_void,
+    *const f32,
+    *mut c_void,
+    *mut c_void,
+    *const MapRows,
+    c_int,
+    *mut c_void,
+) -> c_int;
+
+/// The order of dimensions in memory, and back: the tensors of this file are `[N, C, H, W]`.
+fn in_memory(map: &Tensor, channels_last: bool) -> Tensor {
+    if channels_last {
+        map.permute([0, 2, 3, 1])
+    } else {
+        map.shallow_clone()
+    }
+}
+
+fn from_memory(values: Tensor, channels_last: bool) -> Tensor {
+    if channels_last {
+        values.permute([0, 3, 1, 2])
+    } else {
+        values
+    }
+}
+
+fn rows(map: &Tensor, channels_last: bool) -> MapRows {
+    let (n, channels, height, width) = map.size4().expect("four dimensions");
+    let pixels = height * width;
+    let (rows, length) = if channels_last { (n * pixels, channels) } else { (n * channels, pixels) };
+    MapRows { rows, length, channels, channels_last }
+}
+
+fn pointer(buffer: &Option<Buffer>) -> *const c_void {
+    buffer.as_ref().map_or(std::ptr::null(), Buffer::pointer)
+}
+
+fn pointer_mut(buffer: &mut Option<Buffer>) -> *mut c_void {
+    buffer.as_mut().map_or(std::ptr::null_mut(), Buffer::pointer_mut)
+}
+
+fn forward(
+    x: &Tensor,
+    (scale, shift): (&Tensor, &Tensor),
+    residual: Option<&Tensor>,
+    relu: bool,
+    channels_last: bool,
+) -> Option<Tensor> {
+    // SAFETY: the type is that of the header.
+    let launch: Forward = unsafe { function("mrb_cuda_frozen_norm_forward") }?;
+    let mut y = Buffer::of(&in_memory(x, channels_last));
+    let (scale, shift) = (Buffer::of(scale), Buffer::of(shift));
+    let residual = residual.map(|t| Buffer::of(&in_memory(t, channels_last)));
+    let (map, kind, stream) = (rows(x, channels_last), scalar_type(x.kind()), std::ptr::null_mut());
+    // SAFETY: the buffers have the sizes and types that the function is told.
+    let status = unsafe {
+        launch(y.pointer_mut(), scale.pointer(), shift.pointer(), pointer(&residual), relu, &map, kind, stream)
+    };
+    assert_eq!(status, 0, "launch");
+    Some(from_memory(y.tensor(), channels_last))
+}
+
+/// The gradients of x and of the residual; the latter only with `adds`.
+fn backward(
+    grad_y: &Tensor,
+    y: Option<&Tensor>,
+    scale: &Tensor,
+    adds: bool,
+    channels_last: bool,
+) -> Option<Vec<Tensor>> {
+    // SAFETY: the type is that of the header.
+    let launch: Backward = unsafe { function("mrb_cuda_frozen_norm_backward") }?;
+    let grads = Buffer::of(&in_memory(grad_y, channels_last));
+    let y = y.map(|t| Buffer::of(&in_memory(t, channels_last)));
+    let scale = Buffer::of(scale);
+    let shape = in_memory(grad_y, channels_last).size();
+    let mut grad_x = Some(Buffer::unwritten(&shape, grad_y.kind()));
+    let mut grad_residual = adds.then(|| Buffer::unwritten(&shape, grad_y.kind()));
+    let (map, kind, stream) = (rows(grad_y, channels_last), scalar_type(grad_y.kind()), std::ptr::null_mut());
+    // SAFETY: the buffers have the sizes and types that the function is told.
+    let status = unsafe {
+        let (to_x, to_residual) = (pointer_mut(&mut grad_x), pointer_mut(&mut grad_residual));
+        launch(grads.pointer(), pointer(&y), scale.pointer(), to_x, to_residual, &map, kind, stream)
+    };
+    assert_eq!(status, 0, "launch");
+    let written = [grad_x, grad_residual].into_iter().flatten();
+    Some(written.map(|buffer| from_memory(buffer.tensor(), channels_last)).collect())
+}
+
+#[test]
+fn equals_the_cpu_kernel() {
+    let mut report = Report::new("cuda_emulated/frozen_norm");
+    // Nothing, one value, rows of less and of more than a block takes.
+    let shapes = [[0, 3, 4, 4], [2, 3, 0, 4], [1, 1, 1, 1], [2, 5, 7, 3], [1, 3, 50, 51], [1, 2100, 1, 2]];
+    for (shape, choice) in shapes.into_iter().flat_map(|shape| (0..8).map(move |choice| (shape, choice))) {
+        let (channels_last, relu, adds) = (choice & 1 != 0, choice & 2 != 0, choice & 4 != 0);
+        let case = format!("{shape:?}, channels-last {channels_last}, relu {relu}, residual {adds}");
+        let (scale, shift) = (random(&[shape[1]], 1), random(&[shape[1]], 2));
+        for kind in KINDS {
+            let drawn = |seed| rounded(&random(&shape, seed), kind);
+            let (x, residual, factors) = (leaf(&drawn(3)), leaf(&drawn(4)), drawn(5));
+            let added = adds.then_some(&residual);
+            let want = ffi::frozen_norm(&x * 1.0, (&scale, &shift), added, relu).expect("maps that fit");
+            let inputs: &[&Tensor] = if adds { &[&x, &residual] } else { &[&x] };
+            let want_grads = gradients(&want, &factors, inputs);
+
+            let typed = |t: &Tensor| t.detach().to_kind(kind);
+            let added = adds.then(|| typed(&residual));
+            let Some(y) = forward(&typed(&x), (&scale, &shift), added.as_ref(), relu, channels_last) else { return };
+            close_to_cpu(&mut report, &case, "y", &y, &want);
+            // The y of the CPU, whose zeros are where rounding cannot have moved them.
+            let y = relu.then(|| typed(&want));
+            let grads = backward(&typed(&factors), y.as_ref(), &scale, adds, channels_last).expect("loaded above");
+            for (name, (got, want)) in ["x", "residual"].iter().zip(grads.iter().zip(&want_grads)) {
+                close_to_cpu(&mut report, &case, name, got, want);
+            }
+        }
+    }
+    report.finish();
+}
