@@ -21,7 +21,7 @@ fi
 bin=${CARGO_TARGET_DIR:-target}/$profile
 data=datasets/shapes_scaling
 "$bin/make_shapes" --output "$data" --train 48 --val 8
-overrides=(MODEL.DEVICE cpu SOLVER.MAX_ITER 100000
+overrides=(MODEL.DEVICE cpu SOLVER.MAX_ITER 100000 OUTPUT_DIR ""
     DATASETS.TRAIN "('shapes_train=coco:$data/annotations/instances_train.json:$data/train',)")
 
 # GLOO_SOCKET_IFNAME also tells the benchmark whose bytes to count.

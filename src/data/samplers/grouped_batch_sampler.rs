@@ -27,10 +27,12 @@ impl GroupedBatchSampler {
 }
 
 impl BatchSampler for GroupedBatchSampler {
+    /// A group of which the sampler gave no image (few images, many processes) has no batch; the original ends there with
+    /// an IndexError.
+    ///
     /// # Errors
     ///
-    /// If the data set has a group of which the sampler gave no image (the original's IndexError): few images, many
-    /// processes.
+    /// The sampler's.
     fn batches(&self, pass: Pass) -> Result<Vec<Vec<usize>>> {
         let sampled = self.sampler.indices(pass)?;
         // Where an image stands in the sampled order; of a repeated image only the last place counts.
@@ -40,16 +42,12 @@ impl BatchSampler for GroupedBatchSampler {
         }
         let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (&group, place) in self.group_ids.iter().zip(&place) {
-            groups.entry(group).or_default().extend(place);
+            if let Some(position) = place {
+                groups.entry(group).or_default().push(*position);
+            }
         }
         let mut batches = Vec::new();
-        for (group, mut positions) in groups {
-            ensure!(
-                !positions.is_empty(),
-                "none of this process's {} images has aspect-ratio group {group}: use fewer processes, or set \
-                 DATALOADER.ASPECT_RATIO_GROUPING to False",
-                sampled.len()
-            );
+        for mut positions in groups.into_values() {
             positions.sort_unstable();
             batches.extend(positions.chunks(self.batch_size).map(<[usize]>::to_vec));
         }
