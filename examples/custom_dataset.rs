@@ -14,7 +14,6 @@
 //!     PATHS_CATALOG cells.yaml DATASETS.TRAIN "('cells',)" DATASETS.TEST "('cells',)" MODEL.ROI_BOX_HEAD.NUM_CLASSES 3
 //! ```
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,10 +98,6 @@ impl Dataset for CsvDataset {
 
     fn class_names(&self) -> Vec<String> {
         self.classes.clone()
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

@@ -76,7 +76,12 @@ fn write_split(folder: &Path, annotations: &Path, info: &Value, count: u64, seed
     mkdir(folder)?;
     mkdir(annotations.parent().unwrap_or(Path::new(".")))?;
     // An old list must not describe new images.
-    let _ = std::fs::remove_file(annotations);
+    match std::fs::remove_file(annotations) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", annotations.display()))?;
+        }
+        _ => {}
+    }
     let scenes: Vec<Scene> = (0..count)
         .into_par_iter()
         .map(|index| {

@@ -24,7 +24,6 @@ mod setup;
 mod test_net;
 mod train_net;
 
-use std::any::Any;
 use std::ffi::OsString;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
@@ -46,7 +45,7 @@ pub use train_net::train_net;
 
 use crate::ffi::system::exit_now;
 use crate::utils::comm::{abandon, get_rank, get_world_size};
-use crate::utils::miscellaneous::write_atomically;
+use crate::utils::miscellaneous::{panic_message, write_atomically};
 
 /// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage). Of several
 /// processes each says its rank; the error is also left in the file that `TORCHELASTIC_ERROR_FILE` names.
@@ -110,14 +109,6 @@ fn install_panic_hook() {
             eprintln!("This is a bug of maskrcnn-benchmark; please report it with the command and its log.");
         }));
     });
-}
-
-fn panic_message(payload: &dyn Any) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    // libtorch appends its own stack trace to its messages.
-    let lines = text.unwrap_or("unknown reason").lines().take_while(|line| !line.starts_with("Exception raised from"));
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The command line of a program: its name first, as in [`std::env::args_os`].

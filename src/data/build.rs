@@ -16,6 +16,7 @@ use super::samplers::{
 use super::transforms::{build_transforms, Compose, Normalize, TransformRegistry};
 use crate::config::paths_catalog::DatasetCatalog;
 use crate::config::Config;
+use crate::structures::{Flip, Keypoints};
 use crate::utils::miscellaneous::{mkdir, write_atomically};
 
 /// What decides how data are loaded, beside the configuration.
@@ -64,7 +65,7 @@ pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<Dat
         check_not_empty(dataset.as_ref(), name, keep_annotated)?;
         check_num_classes(cfg, dataset.as_ref(), options.is_train)?;
         if keep_annotated {
-            check_fields(cfg, dataset.as_ref())?;
+            check_fields(cfg, dataset.as_ref(), options.is_train)?;
         }
         datasets.push(dataset);
     }
@@ -101,7 +102,9 @@ fn make_loader(
         let len = batches.batches(Pass::default())?.len();
         (Order::OnePass(batches), len)
     };
-    let (transforms, collator) = if !options.is_train && cfg.test.bbox_aug.enabled {
+    // Validation during training needs the network's input for its losses, so it detects without augmentation.
+    let augments = cfg.test.bbox_aug.enabled && !options.is_train && !options.is_for_period;
+    let (transforms, collator) = if augments {
         (Compose::default(), Collator::Originals)
     } else {
         let normalize = Normalize::from_config(cfg)?;
@@ -228,7 +231,7 @@ pub fn check_num_classes(cfg: &Config, dataset: &dyn Dataset, is_train: bool) ->
 }
 
 /// Checks that the data set has what the model's heads are trained on, by its first image with an instance.
-fn check_fields(cfg: &Config, dataset: &dyn Dataset) -> Result<()> {
+fn check_fields(cfg: &Config, dataset: &dyn Dataset, is_train: bool) -> Result<()> {
     const LOOKED_AT: usize = 100;
     if cfg.model.rpn_only || !(cfg.model.mask_on || cfg.model.keypoint_on) {
         return Ok(());
@@ -251,15 +254,37 @@ fn check_fields(cfg: &Config, dataset: &dyn Dataset) -> Result<()> {
                     dataset.describe()
                 );
             }
-            let (found, wanted) = (target.keypoints()?.keypoints().size()[1], cfg.model.roi_keypoint_head.num_classes);
+            let keypoints = target.keypoints()?;
+            let (found, wanted) = (keypoints.keypoints().size()[1], cfg.model.roi_keypoint_head.num_classes);
             ensure!(
                 found == wanted,
                 "MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {wanted}, but the data set has {found} keypoints for an instance: \
                  set it to {found}. It is {}",
                 dataset.describe()
             );
+            if is_train {
+                check_flips(cfg, dataset, keypoints)?;
+            }
         }
         return Ok(());
+    }
+    Ok(())
+}
+
+/// Checks that keypoints can be mirrored where the configuration mirrors images.
+fn check_flips(cfg: &Config, dataset: &dyn Dataset, keypoints: &Keypoints) -> Result<()> {
+    for (key, probability, flip) in [
+        ("INPUT.HORIZONTAL_FLIP_PROB_TRAIN", cfg.input.horizontal_flip_prob_train, Flip::LeftRight),
+        ("INPUT.VERTICAL_FLIP_PROB_TRAIN", cfg.input.vertical_flip_prob_train, Flip::TopBottom),
+    ] {
+        if probability > 0.0 {
+            keypoints.transpose(flip).with_context(|| {
+                let whose = dataset.describe();
+                format!(
+                    "{key} is {probability}, but the keypoints cannot be mirrored: set it to 0.0. They are of {whose}"
+                )
+            })?;
+        }
     }
     Ok(())
 }

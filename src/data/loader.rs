@@ -3,7 +3,6 @@
 //! A worker reads, transforms and collates whole batches in plain memory. Batches come out in the order of the sampler
 //! and augmentations are drawn per image, so neither depends on the number of workers.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use super::collate_batch::{Batch, Collator, PlainBatch};
 use super::datasets::{Dataset, Sample};
 use super::samplers::{BatchSampler, IterationBasedBatchSampler, Pass};
 use super::transforms::{Compose, Transform, TransformRng};
+use crate::utils::miscellaneous::panic_message;
 
 /// Batches that each worker may be ahead.
 const PREFETCH: usize = 2;
@@ -108,10 +108,14 @@ impl DataLoader {
                 Err(error) => Box::new(std::iter::once(Err(error))),
             },
         };
+        let (order, workers) = match Workers::start(&self.source, self.num_workers) {
+            Ok(workers) => (order, workers),
+            Err(error) => (Box::new(std::iter::once(Err(error))) as _, None),
+        };
         Batches {
             source: self.source.clone(),
             order,
-            workers: (self.num_workers > 0).then(|| Workers::start(&self.source, self.num_workers)),
+            workers,
             asked: 0,
             given: 0,
             early: BTreeMap::new(),
@@ -135,16 +139,16 @@ impl Source {
             let target = target.context("a transform lost the image's target")?;
             Ok(Sample { image, target, index: sample.index })
         };
-        // A panic in a user's data set must not leave the program waiting for a dead worker.
-        let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| Err(panicked(panic)));
-        loaded.with_context(|| format!("cannot load image {index}, {}", self.dataset.image_path(index).display()))
+        guarded(load)
+            .with_context(|| format!("cannot load image {index}, {}", self.dataset.image_path(index).display()))
     }
 }
 
-fn panicked(panic: Box<dyn Any + Send>) -> anyhow::Error {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    anyhow!("panic: {}", text.unwrap_or("without a message"))
+/// Turns a panic, in a user's data set for example, into an error: it must not leave the program waiting for the batch
+/// of a dead worker.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let caught = catch_unwind(AssertUnwindSafe(work));
+    caught.unwrap_or_else(|panic| Err(anyhow!("panic: {}", panic_message(panic.as_ref()))))
 }
 
 /// The worker threads of one iteration over a loader; they end when their jobs do.
@@ -155,26 +159,35 @@ struct Workers {
 }
 
 impl Workers {
-    fn start(source: &Arc<Source>, number: usize) -> Self {
+    /// No workers if `number` is 0.
+    fn start(source: &Arc<Source>, number: usize) -> Result<Option<Self>> {
+        if number == 0 {
+            return Ok(None);
+        }
         let (jobs, work) = bounded::<Job>(number * PREFETCH);
         let (done, loaded) = bounded::<Loaded>(number * PREFETCH);
-        let threads = (0..number).map(|_| {
+        let mut workers = Self { jobs: Some(jobs), loaded, threads: Vec::with_capacity(number) };
+        for worker in 0..number {
             let (source, work, done) = (source.clone(), work.clone(), done.clone());
-            thread::spawn(move || {
+            let run = move || {
                 for (number, pass, indices) in work {
-                    if done.send((number, source.load(pass, &indices))).is_err() {
+                    if done.send((number, guarded(|| source.load(pass, &indices)))).is_err() {
                         return;
                     }
                 }
-            })
-        });
-        Self { jobs: Some(jobs), loaded, threads: threads.collect() }
+            };
+            let thread = thread::Builder::new().name(format!("loader {worker}")).spawn(run);
+            workers.threads.push(thread.with_context(|| {
+                format!("the system gives no thread beyond {worker} to DATALOADER.NUM_WORKERS {number}: set it lower")
+            })?);
+        }
+        Ok(Some(workers))
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        // Without senders and receivers the workers return; waiting jobs are taken back first.
+        // Without a receiver each worker returns after the batch that it is loading.
         self.jobs = None;
         self.loaded = bounded(0).1;
         for thread in self.threads.drain(..) {

@@ -8,7 +8,9 @@ use tch::Device;
 use super::bbox_aug::im_detect_bbox_aug;
 use crate::config::Config;
 use crate::data::datasets::Dataset;
-use crate::data::evaluation::{predictions, save_predictions, EvaluationOptions, IouType, Results};
+use crate::data::evaluation::{
+    check_expected_results, predictions, save_predictions, EvaluationOptions, IouType, Results,
+};
 use crate::data::DataLoader;
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::structures::BoxList;
@@ -29,7 +31,8 @@ pub fn iou_types(cfg: &Config) -> Vec<IouType> {
 /// job share the images; rank 0 evaluates, the others wait and get `None`.
 ///
 /// # Errors
-/// An empty data set, an unreadable image, a result file that cannot be written, or a process that is lost.
+/// An empty data set, an unreadable image, a result file that cannot be written, an entry of `TEST.EXPECTED_RESULTS`
+/// that was not evaluated (everything is written then), or a process that is lost.
 pub fn inference(
     cfg: &Config,
     model: &GeneralizedRcnn,
@@ -79,14 +82,16 @@ fn evaluate(
     let options = EvaluationOptions {
         box_only: cfg.model.rpn_only && !cfg.model.retinanet_on,
         iou_types: iou_types(cfg),
-        expected_results: cfg.test.expected_results.clone(),
-        expected_results_sigma_tol: cfg.test.expected_results_sigma_tol as f64,
         output_folder: output_folder.map(Path::to_owned),
     };
-    dataset.evaluator().evaluate(dataset, predictions, &options)
+    let results = dataset.evaluator().evaluate(dataset, predictions, &options)?;
+    // After the results are written: a misspelt expectation must not cost them.
+    check_expected_results(&results, &cfg.test.expected_results, cfg.test.expected_results_sigma_tol as f64)?;
+    Ok(results)
 }
 
-/// The detections of this process's images on the CPU, with the images' numbers. `timer` measures the model alone.
+/// The detections of this process's images on the CPU, with the images' numbers: with test-time augmentation where the
+/// loader gives the images as read. `timer` measures the model alone.
 ///
 /// # Errors
 /// An unreadable image.
@@ -103,10 +108,10 @@ pub fn compute_on_dataset(
     for batch in data_loader.iter() {
         let batch = batch?;
         timer.tic();
-        let output = if cfg.test.bbox_aug.enabled {
-            im_detect_bbox_aug(model, cfg, &batch.originals, device)?
-        } else {
+        let output = if batch.originals.is_empty() {
             model.detect(&batch.images.to_device(device))?
+        } else {
+            im_detect_bbox_aug(model, cfg, &batch.originals, device)?
         };
         timer.toc();
         for (&index, boxes) in batch.indices.iter().zip(output) {

@@ -15,7 +15,7 @@ use crate::modeling::detector::{GeneralizedRcnn, Losses};
 use crate::solver::GradScaler;
 use crate::utils::comm::{self, Phase};
 use crate::utils::metric_logger::MetricLogger;
-use crate::utils::miscellaneous;
+use crate::utils::miscellaneous::{self, without_backtrace};
 use crate::utils::progress::Progress;
 use crate::utils::termination::on_termination;
 use crate::utils::timer::time_str;
@@ -131,12 +131,7 @@ pub fn backward(loss: &Tensor, reducer: Option<&mut Reducer>) -> Result<()> {
         return Ok(());
     };
     reducer.prepare_for_backward()?;
-    let run = loss.f_backward().map_err(|error| {
-        // libtorch appends its own stack trace.
-        let message = error.to_string();
-        let lines: Vec<_> = message.lines().take_while(|line| !line.starts_with("Exception raised from")).collect();
-        anyhow!(lines.join(" "))
-    });
+    let run = loss.f_backward().map_err(|error| anyhow!(without_backtrace(&error.to_string()).replace('\n', " ")));
     comm::explain("averaging the gradients", run)?;
     reducer.check_finalized()
 }

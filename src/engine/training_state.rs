@@ -94,12 +94,7 @@ impl TrainingState {
     /// What the file system says, or a weight that is not finite: such a checkpoint would replace a good one as the
     /// newest. Earlier checkpoints are untouched then.
     pub fn save(&self, name: &str) -> Result<Option<PathBuf>> {
-        let Some(save_dir) = &self.save_dir else { return Ok(None) };
-        let mut completed = self.lock();
-        completed.check_weights()?;
-        let path = save_snapshot(save_dir, name, &completed.snapshot()?)?;
-        completed.saved = Some(completed.iteration);
-        Ok(Some(path))
+        self.save_locked(&mut self.lock(), name)
     }
 
     /// Saves `model_<iteration>.pth` unless the newest checkpoint has this iteration already.
@@ -107,14 +102,21 @@ impl TrainingState {
     /// # Errors
     /// As [`TrainingState::save`].
     pub fn save_if_new(&self) -> Result<Option<PathBuf>> {
-        let (iteration, saved) = {
-            let completed = self.lock();
-            (completed.iteration, completed.saved)
-        };
-        if saved == Some(iteration) {
+        // One lock for the name and the content: the training goes on meanwhile.
+        let mut completed = self.lock();
+        if completed.saved == Some(completed.iteration) {
             return Ok(None);
         }
-        self.save(&checkpoint_name(iteration))
+        let name = checkpoint_name(completed.iteration);
+        self.save_locked(&mut completed, &name)
+    }
+
+    fn save_locked(&self, completed: &mut Completed, name: &str) -> Result<Option<PathBuf>> {
+        let Some(save_dir) = &self.save_dir else { return Ok(None) };
+        completed.check_weights()?;
+        let path = save_snapshot(save_dir, name, &completed.snapshot()?)?;
+        completed.saved = Some(completed.iteration);
+        Ok(Some(path))
     }
 }
 
@@ -217,7 +219,7 @@ pub fn restored(loaded: &Loaded) -> Result<Option<Restored>> {
     let Some(state) = &loaded.training_state else { return Ok(None) };
     let read = || {
         let random = to_tensor(state.get("random")?.as_tensor()?).ok()?;
-        let random = if random.dim() == 1 { vec![random] } else { random.unbind(0) };
+        let random = if random.dim() == 1 { vec![random] } else { random.f_unbind(0).ok()? };
         let data = state.get("data")?.as_dict()?;
         let number = |key: &str| data.get(key)?.as_int();
         let data = LoaderState { seed: number("seed")? as u64, begun_at: number("begun_at")? as u64 };

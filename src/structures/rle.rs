@@ -36,6 +36,9 @@ pub fn decode(rle: &Rle) -> Tensor {
 pub fn decode_rows(rle: &Rle) -> Vec<u8> {
     let (height, width) = (rle.h as usize, rle.w as usize);
     let mut rows = vec![0u8; height * width];
+    if rows.is_empty() {
+        return rows;
+    }
     let mut start = 0usize;
     for (i, &count) in rle.counts.iter().enumerate() {
         let end = start.saturating_add(count as usize).min(height * width);
@@ -162,6 +165,11 @@ mod tests {
             let rle = from_polygon(&points, (17, 23)).unwrap();
             prop_assert_eq!(rle.counts.iter().sum::<u32>(), 17 * 23);
         }
+    }
+
+    #[test]
+    fn a_mask_without_pixels_has_none_whatever_its_runs() {
+        assert!(decode_rows(&Rle { h: 0, w: 3, counts: vec![0, 2] }).is_empty());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Small helpers around files and the process (the original's `utils/miscellaneous.py`).
 
+use std::any::Any;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -27,6 +28,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// What `fill` or the file system says (a full disk included); the earlier file is left, the temporary one is removed.
+/// Also if the folder cannot be written to the disk: the new file is there then.
 pub fn atomically(path: &Path, fill: impl FnOnce(&File, &Path) -> Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
@@ -43,7 +45,26 @@ pub fn atomically(path: &Path, fill: impl FnOnce(&File, &Path) -> Result<()>) ->
         .with_context(|| format!("cannot write {}; an earlier file of that name is untouched", path.display()))?;
     // The rename itself is on the disk once the folder is.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| folder.display().to_string())
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Some network and user-space file systems know no such thing, and say so.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synchronised => synchronised.with_context(|| {
+            format!("{} is written, but a crash now may undo it: cannot synchronise its folder", path.display())
+        }),
+    }
+}
+
+/// The text of a panic, as [`std::panic::catch_unwind`] returns it.
+pub fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    without_backtrace(text.unwrap_or("unknown reason"))
+}
+
+/// A message of libtorch without the stack trace of its own that it appends.
+pub fn without_backtrace(message: &str) -> String {
+    let lines = message.lines().take_while(|line| !line.starts_with("Exception raised from"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Largest amount of memory that the process has held so far, in MiB (Linux: `VmHWM`); `None` where it is not known.
@@ -79,6 +100,16 @@ mod tests {
         assert_eq!(kib("Name:\tx\n", "VmHWM:"), None);
         #[cfg(target_os = "linux")]
         assert!(peak_memory_mib().is_some_and(|mib| mib > 1.0));
+    }
+
+    #[test]
+    fn panics_and_messages_of_libtorch_have_no_backtrace() {
+        let panic = std::panic::catch_unwind(|| {
+            std::panic::resume_unwind(Box::new("a size\nis wrong\nException raised from f\nframe #0".to_string()))
+        });
+        assert_eq!(panic_message(panic.unwrap_err().as_ref()), "a size\nis wrong");
+        assert_eq!(panic_message(&"a word"), "a word");
+        assert_eq!(panic_message(&1), "unknown reason");
     }
 
     #[test]

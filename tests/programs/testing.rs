@@ -34,6 +34,12 @@ fn the_newest_checkpoint_is_tested_unless_another_is_named() {
     // Every score passes this configuration's threshold, so there are detections even after four iterations.
     assert!(!self::results(output, "bbox.json").is_empty());
 
+    std::fs::remove_file(results.join("coco_results.pth")).expect("removed");
+    let misspelt = ["TEST.EXPECTED_RESULTS", "[['bbox', 'APP', 0.5, 10.0]]"];
+    let text = fails(&mut program("test_net", output, &["--seed", "5"], &misspelt));
+    assert!(text.contains("'bbox APP'") && text.contains("bbox AP50"), "{text}");
+    assert!(results.join("coco_results.pth").is_file(), "the results are lost");
+
     let earlier = output.join("model_0000002.pth").display().to_string();
     let text = succeeds(&mut program("test_net", output, &["--ckpt", &earlier], &[]));
     assert!(text.contains(&format!("Loading checkpoint from {earlier}")), "{text}");

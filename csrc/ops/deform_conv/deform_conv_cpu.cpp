@@ -79,7 +79,7 @@ class DeformConv {
                   .permute({0, 3, 2, 1})
                   .reshape({geometry.groups, taps_ * group_channels_, group_outputs_});
     constexpr int64_t budget = 4 << 20;  // values in the columns: 16 MB of float32
-    chunk_ = std::clamp<int64_t>(budget / (taps_ * channels_), 64, std::max<int64_t>(positions(), 64));
+    chunk_ = std::clamp<int64_t>(budget / std::max<int64_t>(taps_ * channels_, 1), 64, std::max<int64_t>(positions(), 64));
     cut_channels();
   }
 

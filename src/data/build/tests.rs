@@ -124,6 +124,16 @@ fn test_time_augmentation_gets_the_images_as_read() {
 }
 
 #[test]
+fn validation_during_training_gets_the_networks_input_even_with_test_time_augmentation() {
+    let mut disk = OnDisk::usual();
+    disk.cfg.test.bbox_aug.enabled = true;
+    let loaders = disk.load(|options| (options.is_train, options.is_for_period) = (false, true)).unwrap();
+    let batch = loaders[0].iter().next().unwrap().unwrap();
+    assert!(batch.originals.is_empty());
+    assert_eq!(batch.images.tensors.size()[0] as usize, batch.targets.len());
+}
+
+#[test]
 fn a_resumed_loader_goes_on() {
     let disk = OnDisk::usual();
     let whole = disk.load(|_| ()).unwrap().remove(0);
@@ -169,6 +179,31 @@ fn heads_need_their_annotations() {
     fs::write(&path, fs::read_to_string(&path).unwrap().replace("\"segmentation\"", "\"outline\"")).unwrap();
     assert!(disk.error(|_| ()).contains("MODEL.MASK_ON is True, but the data set has no masks"));
     assert!(disk.load(|options| options.is_train = false).is_ok());
+}
+
+#[test]
+fn keypoints_that_cannot_be_mirrored_are_found_before_training() {
+    let mut disk = OnDisk::usual();
+    let path = disk.folder.path().join("instances.json");
+    let points = "\"num_keypoints\":11,\"keypoints\":[";
+    let with = |number: usize| format!("{points}{}],\"segmentation\"", vec!["5,6,2"; number].join(","));
+    let text = fs::read_to_string(&path).unwrap();
+    disk.cfg.model.keypoint_on = true;
+    disk.cfg.model.roi_keypoint_head.num_classes = 11;
+    fs::write(&path, text.replace("\"segmentation\"", &with(11))).unwrap();
+    let error = disk.error(|_| ());
+    assert!(error.contains("INPUT.HORIZONTAL_FLIP_PROB_TRAIN is 0.5") && error.contains("set it to 0.0"), "{error}");
+    assert!(error.contains("instances.json"), "{error}");
+    assert!(disk.load(|options| (options.is_train, options.is_for_period) = (false, true)).is_ok());
+    disk.cfg.input.horizontal_flip_prob_train = 0.0;
+    assert!(disk.load(|_| ()).is_ok());
+
+    fs::write(&path, text.replace("\"segmentation\"", &with(17))).unwrap();
+    disk.cfg.model.roi_keypoint_head.num_classes = 17;
+    disk.cfg.input.horizontal_flip_prob_train = 0.5;
+    assert!(disk.load(|_| ()).is_ok());
+    disk.cfg.input.vertical_flip_prob_train = 0.5;
+    assert!(disk.error(|_| ()).contains("INPUT.VERTICAL_FLIP_PROB_TRAIN is 0.5"));
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Cityscapes (the original's `datasets/cityscapes.py`).
 
-use std::any::Any;
 use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -290,10 +289,20 @@ impl Dataset for CityScapesDataset {
     }
 
     fn get(&self, index: usize) -> Result<Sample> {
-        let (at, _, instances) = self.annotated(index)?;
+        let (at, size, instances) = self.annotated(index)?;
         let image = read_image(&self.image_paths[at])?;
-        let target = Self::target(instances, image.size())
-            .with_context(|| format!("annotation file {}", self.annotation_paths[at].display()))?;
+        let file = || format!("annotation file {}", self.annotation_paths[at].display());
+        ensure!(
+            size == image.size(),
+            "{} is for an image of {} × {} pixels, but {} has {} × {}",
+            file(),
+            size.0,
+            size.1,
+            self.image_paths[at].display(),
+            image.width,
+            image.height
+        );
+        let target = Self::target(instances, size).with_context(file)?;
         Ok(Sample { image, target, index })
     }
 
@@ -327,10 +336,6 @@ impl Dataset for CityScapesDataset {
     fn describe(&self) -> String {
         format!("CityScapesDataset {} with annotations in {}", self.split, self.ann_dir.display())
     }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
 }
 
 #[cfg(test)]
@@ -359,6 +364,25 @@ mod tests {
         let target = CityScapesDataset::target(instances, size).unwrap();
         let masks = target.masks().unwrap().get_mask_tensor().unwrap();
         assert_eq!(masks.sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Int64), Tensor::from_slice(&[3i64, 1]));
+    }
+
+    #[test]
+    fn an_annotation_of_another_size_than_its_image_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let city = folder.path().join("val/city");
+        fs::create_dir_all(&city).unwrap();
+        image::RgbImage::new(3, 2).save(city.join("a_leftImg8bit.png")).unwrap();
+        let ids = image::ImageBuffer::<image::Luma<u16>, _>::from_raw(2, 3, vec![26_000u16; 6]).unwrap();
+        DynamicImage::from(ids).save(city.join("a_gtFine_instanceIds.png")).unwrap();
+        let polygon = r#"{"label": "car", "polygon": [[0, 0], [1, 0], [1, 1]]}"#;
+        let text = format!(r#"{{"imgWidth": 30, "imgHeight": 2, "objects": [{polygon}]}}"#);
+        fs::write(city.join("a_gtFine_polygons.json"), text).unwrap();
+        for (mode, size) in [(CityScapesMode::Mask, "2 × 3"), (CityScapesMode::Poly, "30 × 2")] {
+            let dataset = CityScapesDataset::new(folder.path(), folder.path(), "val", mode, 0, None).unwrap();
+            let error = dataset.get(0).err().expect("an error").to_string();
+            assert!(error.contains(&format!("is for an image of {size} pixels")), "{error}");
+            assert!(error.contains("a_leftImg8bit.png has 3 × 2"), "{error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! COCO data sets (the original's `datasets/coco.py`).
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -147,10 +146,6 @@ impl Dataset for COCODataset {
 
     fn describe(&self) -> String {
         format!("COCODataset with annotations {} and images in {}", self.file.path().display(), self.root.display())
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

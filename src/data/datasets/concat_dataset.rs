@@ -1,12 +1,12 @@
 //! Several data sets one after the other (the original's `datasets/concat_dataset.py`).
 
-use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{ensure, Result};
 
 use super::{Dataset, ImageInfo, Sample};
+use crate::data::evaluation::Evaluator;
 use crate::structures::BoxList;
 
 /// Several data sets with the same classes as one.
@@ -95,11 +95,12 @@ impl Dataset for ConcatDataset {
         all
     }
 
-    fn describe(&self) -> String {
-        self.datasets.iter().map(|dataset| dataset.describe()).collect::<Vec<_>>().join(" + ")
+    /// The first data set's.
+    fn evaluator(&self) -> Box<dyn Evaluator> {
+        self.datasets[0].evaluator()
     }
 
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn describe(&self) -> String {
+        self.datasets.iter().map(|dataset| dataset.describe()).collect::<Vec<_>>().join(" + ")
     }
 }

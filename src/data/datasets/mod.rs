@@ -81,8 +81,8 @@ pub struct ImageInfo {
     pub height: i64,
 }
 
-/// A data set. Loader threads share it.
-pub trait Dataset: Send + Sync {
+/// A data set. Loader threads share it; an evaluator may look for its own kind of data set with `downcast_ref`.
+pub trait Dataset: Any + Send + Sync {
     /// The number of images.
     fn len(&self) -> usize;
 
@@ -135,7 +135,4 @@ pub trait Dataset: Send + Sync {
             if self.is_empty() { String::new() } else { format!(" beginning with {}", self.image_path(0).display()) };
         format!("a data set of {} images{first}", self.len())
     }
-
-    /// For evaluators, which know their own data set.
-    fn as_any(&self) -> &dyn Any;
 }

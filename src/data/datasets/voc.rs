@@ -1,6 +1,5 @@
 //! Pascal VOC data sets (the original's `datasets/voc.py`).
 
-use std::any::Any;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -148,10 +147,6 @@ impl Dataset for PascalVOCDataset {
 
     fn describe(&self) -> String {
         format!("PascalVOCDataset {} of {}", self.split, self.root.display())
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

@@ -17,7 +17,6 @@ pub use predictions::{load_predictions, save_predictions};
 pub use results::{check_expected_results, Results};
 
 use super::datasets::Dataset;
-use crate::config::ExpectedResult;
 use crate::structures::BoxList;
 
 /// The logger of everything said here, as in the original.
@@ -65,23 +64,13 @@ pub struct EvaluationOptions {
     pub box_only: bool,
     /// What to compare, in the order of the report.
     pub iou_types: Vec<IouType>,
-    /// `TEST.EXPECTED_RESULTS`: values to compare the outcome with.
-    pub expected_results: Vec<ExpectedResult>,
-    /// By how many standard deviations an expected value may be missed.
-    pub expected_results_sigma_tol: f64,
     /// Where the result files go; none are written without it.
     pub output_folder: Option<PathBuf>,
 }
 
 impl Default for EvaluationOptions {
     fn default() -> Self {
-        EvaluationOptions {
-            box_only: false,
-            iou_types: vec![IouType::Bbox],
-            expected_results: Vec::new(),
-            expected_results_sigma_tol: 4.0,
-            output_folder: None,
-        }
+        EvaluationOptions { box_only: false, iou_types: vec![IouType::Bbox], output_folder: None }
     }
 }
 

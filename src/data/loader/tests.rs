@@ -14,6 +14,8 @@ struct Counted {
     len: usize,
     fails: Option<usize>,
     panics: Option<usize>,
+    /// The paths of images panic as well.
+    panics_in_path: bool,
 }
 
 impl Dataset for Counted {
@@ -37,6 +39,7 @@ impl Dataset for Counted {
     }
 
     fn image_path(&self, index: usize) -> PathBuf {
+        assert!(!self.panics_in_path, "a bug in a path");
         PathBuf::from(format!("images/{index}.jpg"))
     }
 
@@ -54,10 +57,6 @@ impl Dataset for Counted {
 
     fn describe(&self) -> String {
         "counted".into()
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
@@ -91,7 +90,7 @@ fn everything(loader: &DataLoader) -> Vec<(Vec<usize>, Vec<f32>, Vec<f32>)> {
 }
 
 fn healthy(len: usize) -> Counted {
-    Counted { len, fails: None, panics: None }
+    Counted { len, fails: None, panics: None, panics_in_path: false }
 }
 
 #[test]
@@ -130,7 +129,7 @@ fn one_pass_gives_everything_once() {
 #[test]
 fn a_failing_image_ends_the_run_in_its_turn() {
     for num_workers in [0, 1, 4] {
-        let dataset = Counted { len: 20, fails: Some(5), panics: None };
+        let dataset = Counted { fails: Some(5), ..healthy(20) };
         let results: Vec<Result<Batch>> = loader(dataset, one_pass(20), num_workers).iter().collect();
         assert_eq!(results.len(), 3);
         let message = format!("{:#}", results[2].as_ref().err().unwrap());
@@ -140,10 +139,18 @@ fn a_failing_image_ends_the_run_in_its_turn() {
 
 #[test]
 fn a_panicking_data_set_is_an_error() {
-    let dataset = Counted { len: 3, fails: None, panics: Some(1) };
+    let dataset = Counted { panics: Some(1), ..healthy(3) };
     let results: Vec<Result<Batch>> = loader(dataset, one_pass(3), 2).iter().collect();
     let message = format!("{:#}", results.last().unwrap().as_ref().err().unwrap());
     assert!(message.contains("images/1.jpg") && message.contains("a bug in a data set"), "{message}");
+}
+
+#[test]
+fn a_panic_outside_of_reading_an_image_does_not_keep_the_program_waiting() {
+    let dataset = Counted { fails: Some(1), panics_in_path: true, ..healthy(3) };
+    let results: Vec<Result<Batch>> = loader(dataset, one_pass(3), 2).iter().collect();
+    let message = format!("{:#}", results.last().unwrap().as_ref().err().unwrap());
+    assert!(message.contains("a bug in a path"), "{message}");
 }
 
 #[test]

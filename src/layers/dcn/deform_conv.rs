@@ -313,11 +313,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_batch_gives_an_empty_output() {
+    fn an_empty_batch_and_an_input_without_channels_are_fine() {
         let g = DeformConvGeometry { padding: (1, 1), ..Default::default() };
         let empty = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
         let output = deform_conv(&empty(&[0, 4, 5, 5]), &empty(&[0, 18, 5, 5]), &empty(&[6, 4, 3, 3]), g);
         assert_eq!(output.size(), [0, 6, 5, 5]);
+        let output = deform_conv(&empty(&[2, 0, 5, 5]), &empty(&[2, 18, 5, 5]), &empty(&[6, 0, 3, 3]), g);
+        assert_eq!(output.size(), [2, 6, 5, 5]);
     }
 
     #[test]

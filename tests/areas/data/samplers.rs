@@ -1,6 +1,5 @@
 //! The order of images and batches.
 
-use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -60,10 +59,6 @@ impl Dataset for Sizes {
 
     fn describe(&self) -> String {
         "sizes".into()
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

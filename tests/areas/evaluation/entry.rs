@@ -7,7 +7,7 @@ use maskrcnn_benchmark::checkpoint::{read_file, Value as Saved};
 use maskrcnn_benchmark::config::ExpectedResult;
 use maskrcnn_benchmark::data::datasets::{COCODataset, Dataset};
 use maskrcnn_benchmark::data::evaluation::coco::{evaluate_box_proposals, AreaRange, CocoEvaluator, CocoGroundTruth};
-use maskrcnn_benchmark::data::evaluation::{EvaluationOptions, Evaluator, IouType, Results};
+use maskrcnn_benchmark::data::evaluation::{check_expected_results, EvaluationOptions, Evaluator, IouType, Results};
 use maskrcnn_benchmark::structures::{rle, BoxList, Keypoints, Mode};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -166,11 +166,16 @@ fn boxes_and_masks() {
     let folder = tempfile::tempdir().expect("a folder");
     let options = EvaluationOptions {
         iou_types: vec![IouType::Bbox, IouType::Segm],
-        expected_results: golden["expected_results_option"].as_array().expect("a list").iter().map(expected).collect(),
         output_folder: Some(folder.path().to_owned()),
         ..EvaluationOptions::default()
     };
-    let (results, said) = listen(|| CocoEvaluator.evaluate(&dataset, &predictions, &options).expect("an evaluation"));
+    let expected: Vec<ExpectedResult> =
+        golden["expected_results_option"].as_array().expect("a list").iter().map(expected).collect();
+    let (results, said) = listen(|| {
+        let results = CocoEvaluator.evaluate(&dataset, &predictions, &options).expect("an evaluation");
+        check_expected_results(&results, &expected, 4.0).expect("known tasks and metrics");
+        results
+    });
     let mut report = Report::new("evaluation/entry");
     compare_results(&mut report, "boxes and masks", &results, &golden["results"], 1e-6);
     compare_log(&mut report, "boxes and masks", &said, &lines(&golden["log_lines"]));

@@ -4,9 +4,7 @@ mod average_precision;
 mod matching;
 mod report;
 
-use std::path::Path;
-
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 
 pub use average_precision::{evaluate_matches, ApMatrix, MIN_REGION_SIZE};
 pub use matching::{match_gts_with_preds, ImageMatches, Instance, Pairing};
@@ -15,6 +13,7 @@ pub use report::{averages, print_results, Averages, ClassAverage};
 use super::{EvaluationOptions, Evaluator, IouType, Results, LOGGER};
 use crate::data::datasets::Dataset;
 use crate::structures::BoxList;
+use crate::utils::miscellaneous::{mkdir, write_atomically};
 
 /// Cityscapes' average precision over the overlaps 0.5 to 0.95, per class and on average.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,8 +31,8 @@ impl Evaluator for CityscapesEvaluator {
         let matches = match_gts_with_preds(dataset, predictions)?;
         let folder = options.output_folder.as_ref().map(|folder| folder.join("evaluationResults"));
         if let Some(folder) = &folder {
-            std::fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.display()))?;
-            write(&folder.join("matches.json"), &report::matches_json(&matches, &names))?;
+            mkdir(folder)?;
+            write_atomically(&folder.join("matches.json"), report::matches_json(&matches, &names).as_bytes())?;
         }
 
         let mut results = Results::default();
@@ -48,7 +47,8 @@ impl Evaluator for CityscapesEvaluator {
             log::info!(target: LOGGER, "Average {short} scores");
             let averages = averages(&matrix, &names);
             if let Some(folder) = &folder {
-                write(&folder.join(file), &report::result_json(&averages, &matrix, &names))?;
+                let json = report::result_json(&averages, &matrix, &names);
+                write_atomically(&folder.join(file), json.as_bytes())?;
             }
             text += &format!("\n{title}\n{}", print_results(&averages));
             add_results(&mut results, iou_type.name(), &averages);
@@ -56,10 +56,6 @@ impl Evaluator for CityscapesEvaluator {
         log::info!(target: LOGGER, "{text}");
         Ok(results)
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 fn add_results(results: &mut Results, task: &str, averages: &Averages) {

@@ -1,5 +1,6 @@
 //! What predictions are compared with, in COCO's form.
 
+use std::any::Any;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use hotcoco::COCO;
 use rayon::prelude::*;
 use tch::Tensor;
 
-use crate::data::datasets::{COCODataset, Dataset};
+use crate::data::datasets::{COCODataset, ConcatDataset, Dataset, ImageId};
 use crate::structures::{rle, BoxList, Mode};
 
 /// An image of the data set: its id in the ground truth and its size.
@@ -37,7 +38,8 @@ impl CocoGroundTruth {
     /// # Errors
     /// If the annotations cannot be read or have negative ids.
     pub fn of_dataset(dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
-        match dataset.as_any().downcast_ref::<COCODataset>() {
+        let own: &dyn Any = dataset;
+        match own.downcast_ref::<COCODataset>() {
             Some(coco) => Self::of_file(coco.ann_file(), dataset),
             None => Self::of_targets(dataset),
         }
@@ -45,20 +47,28 @@ impl CocoGroundTruth {
 
     fn of_file(file: &Path, dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
         let coco = COCO::new(file).with_context(|| format!("reading the ground truth {}", file.display()))?;
-        Self::new(coco, dataset)
+        let ids = image_ids(dataset)?;
+        if !all_differ(&ids) {
+            bail!("{} has two images of the same id: it cannot be evaluated as a whole", dataset.describe());
+        }
+        Self::new(coco, ids, dataset)
     }
 
     /// The annotations in COCO's form (the original's `abs_to_coco.py`): instance masks become run lengths and their
-    /// pixels the area; without masks the area is that of the box. Nothing is a crowd.
+    /// pixels the area; without masks the area is that of the box. Nothing is a crowd. Images are counted from 1 where
+    /// two have the same id, as in several data sets that are validated together.
     fn of_targets(dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
         let mut annotations = Vec::new();
         let mut images = Vec::new();
         let categories: Vec<(u64, String)> = categories(dataset)?;
-        for index in 0..dataset.len() {
+        let mut ids = image_ids(dataset)?;
+        if !all_differ(&ids) {
+            ids = (1..).take(ids.len()).collect();
+        }
+        for (index, &id) in ids.iter().enumerate() {
             let info = dataset.image_info(index)?;
             let target = dataset.ground_truth(index).with_context(|| format!("ground truth of image {}", info.id))?;
             let (width, height) = target.size();
-            let id = image_id(dataset, index)?;
             images.push(Image {
                 id,
                 file_name: info.file_name,
@@ -75,19 +85,16 @@ impl CocoGroundTruth {
         let category = |(id, name): (u64, String)| Category { id, name, ..Category::default() };
         let categories = categories.into_iter().map(category).collect();
         let dataset_in_coco = hotcoco::Dataset { info: None, images, annotations, categories, licenses: Vec::new() };
-        Self::new(COCO::from_dataset(dataset_in_coco), dataset)
+        Self::new(COCO::from_dataset(dataset_in_coco), ids, dataset)
     }
 
-    fn new(coco: COCO, dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
-        let image = |index| {
+    /// `ids` are those of the images in `coco`, which differ.
+    fn new(coco: COCO, ids: Vec<u64>, dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
+        let image = |(index, id)| {
             let info = dataset.image_info(index)?;
-            Ok(GroundTruthImage { id: image_id(dataset, index)?, size: (info.width, info.height) })
+            Ok(GroundTruthImage { id, size: (info.width, info.height) })
         };
-        let images = (0..dataset.len()).map(image).collect::<Result<Vec<_>>>()?;
-        let mut seen = HashSet::new();
-        if let Some(twice) = images.iter().find(|image| !seen.insert(image.id)) {
-            bail!("image id {} occurs twice in {}: it cannot be evaluated as a whole", twice.id, dataset.describe());
-        }
+        let images = ids.into_iter().enumerate().map(image).collect::<Result<Vec<_>>>()?;
         let categories = categories(dataset)?.into_iter().map(|(id, _)| id).collect();
         Ok(CocoGroundTruth { coco: Arc::new(coco), images, categories, name: dataset.describe() })
     }
@@ -138,20 +145,29 @@ impl CocoGroundTruth {
     }
 }
 
-/// The id of an image in the ground truth: the data set's number, or counted from 1 where it has names.
-fn image_id(dataset: &dyn Dataset, index: usize) -> Result<u64> {
-    let id = dataset.image_info(index)?.id;
-    match id.number() {
-        Some(number) => u64::try_from(number).with_context(|| {
+/// The ids of the images in the ground truth: the data set's numbers, or counted from 1 where it has names.
+fn image_ids(dataset: &dyn Dataset) -> Result<Vec<u64>> {
+    let id = |index| match dataset.image_info(index)?.id {
+        ImageId::Number(number) => u64::try_from(number).with_context(|| {
             format!("image id {number} of {} is negative: it cannot be evaluated", dataset.describe())
         }),
-        None => Ok(index as u64 + 1),
-    }
+        ImageId::Name(_) => Ok(index as u64 + 1),
+    };
+    (0..dataset.len()).map(id).collect()
 }
 
-/// Category ids and names by label, without the background.
+fn all_differ(ids: &[u64]) -> bool {
+    let mut seen = HashSet::new();
+    ids.iter().all(|id| seen.insert(id))
+}
+
+/// Category ids and names by label, without the background; of several data sets together, those of the first.
 fn categories(dataset: &dyn Dataset) -> Result<Vec<(u64, String)>> {
-    let mut own = dataset.categories();
+    let any: &dyn Any = dataset;
+    let mut own = match any.downcast_ref::<ConcatDataset>() {
+        Some(several) => several.datasets()[0].categories(),
+        None => dataset.categories(),
+    };
     let classes = dataset.class_names().len().saturating_sub(1);
     // Some data sets list the background among their categories.
     if own.len() == classes + 1 {
@@ -207,11 +223,10 @@ fn instances(target: &BoxList, image_id: u64, categories: &[(u64, String)]) -> R
 
 #[cfg(test)]
 mod tests {
-    use std::any::Any;
     use std::path::PathBuf;
 
     use super::*;
-    use crate::data::datasets::{ImageId, ImageInfo, Sample};
+    use crate::data::datasets::{ImageInfo, Sample};
     use crate::data::evaluation::EvaluationOptions;
     use crate::structures::SegmentationMask;
 
@@ -262,10 +277,6 @@ mod tests {
         fn describe(&self) -> String {
             "two squares".into()
         }
-
-        fn as_any(&self) -> &dyn Any {
-            self
-        }
     }
 
     #[test]
@@ -278,6 +289,48 @@ mod tests {
         assert!(bare.coco().get_ann(1).unwrap().segmentation.is_none());
         assert_eq!(truth.category_ids(&Tensor::from_slice(&[2i64, 1])).unwrap(), [3, 7]);
         assert!(truth.category_ids(&Tensor::from_slice(&[3i64])).is_err());
+    }
+
+    #[test]
+    fn several_data_sets_with_the_same_ids_are_judged_together() {
+        struct Numbered(Squares, i64);
+        impl Dataset for Numbered {
+            fn len(&self) -> usize {
+                self.0.len()
+            }
+
+            fn get(&self, index: usize) -> Result<Sample> {
+                self.0.get(index)
+            }
+
+            fn image_info(&self, index: usize) -> Result<ImageInfo> {
+                Ok(ImageInfo { id: ImageId::Number(index as i64), ..self.0.image_info(index)? })
+            }
+
+            fn image_path(&self, index: usize) -> PathBuf {
+                self.0.image_path(index)
+            }
+
+            fn ground_truth(&self, index: usize) -> Result<BoxList> {
+                self.0.ground_truth(index)
+            }
+
+            fn class_names(&self) -> Vec<String> {
+                self.0.class_names()
+            }
+
+            fn categories(&self) -> Vec<(i64, String)> {
+                self.0.categories().into_iter().map(|(id, name)| (id + self.1, name)).collect()
+            }
+        }
+        let numbered = |shift| -> Arc<dyn Dataset> { Arc::new(Numbered(Squares { with_masks: false }, shift)) };
+        let both = ConcatDataset::new(vec![numbered(0), numbered(100)]).unwrap();
+        let truth = CocoGroundTruth::of_dataset(&both).unwrap();
+        assert_eq!(truth.images().iter().map(|image| image.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(truth.categories, [7, 3]);
+        assert_eq!(truth.boxes(&truth.images()[3]), [([5.0, 5.0, 10.0, 10.0], 100.0)]);
+        let alone = CocoGroundTruth::of_dataset(numbered(0).as_ref()).unwrap();
+        assert_eq!(alone.images().iter().map(|image| image.id).collect::<Vec<_>>(), [0, 1]);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! `bbox.json`, `segm.json`, `keypoints.json`: results as the original's `json.dump` writes them.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use hotcoco::types::{Annotation, Segmentation};
+
+use crate::utils::miscellaneous::atomically;
 
 /// A number in Python's JSON.
 struct Number(f64);
@@ -50,10 +51,10 @@ fn write_result(out: &mut impl Write, result: &Annotation) -> io::Result<()> {
 /// Writes a list of results.
 ///
 /// # Errors
-/// If the file cannot be written.
+/// If the file cannot be written; an earlier one is left then.
 pub fn write_results(path: &Path, results: &[Annotation]) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let mut out = BufWriter::new(File::create(path)?);
+    atomically(path, |file, _| {
+        let mut out = BufWriter::new(file);
         write!(out, "[")?;
         for (i, result) in results.iter().enumerate() {
             if i > 0 {
@@ -62,9 +63,8 @@ pub fn write_results(path: &Path, results: &[Annotation]) -> Result<()> {
             write_result(&mut out, result)?;
         }
         write!(out, "]")?;
-        out.flush()
-    };
-    write().with_context(|| format!("writing the results to {}", path.display()))
+        Ok(out.flush()?)
+    })
 }
 
 #[cfg(test)]

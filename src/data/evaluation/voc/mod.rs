@@ -2,8 +2,6 @@
 
 mod average_precision;
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 
 pub use average_precision::{
@@ -14,6 +12,7 @@ pub use average_precision::{
 use super::{EvaluationOptions, Evaluator, Results, LOGGER};
 use crate::data::datasets::Dataset;
 use crate::structures::BoxList;
+use crate::utils::miscellaneous::{mkdir, write_atomically};
 
 /// VOC's average precision at one overlap. The ground truth needs the field `difficult` beside `labels`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,7 +48,8 @@ impl Evaluator for VocEvaluator {
         let text = result_text(&result, &names);
         log::info!(target: LOGGER, "{text}");
         if let Some(folder) = &options.output_folder {
-            write_text(folder, &text)?;
+            mkdir(folder)?;
+            write_atomically(&folder.join("result.txt"), text.as_bytes())?;
         }
         Ok(results(&result, &names))
     }
@@ -63,15 +63,6 @@ fn result_text(result: &VocResult, names: &[String]) -> String {
         text += &format!("{name:<16}: {}\n", number(*ap));
     }
     text
-}
-
-fn write_text(folder: &Path, text: &str) -> Result<()> {
-    let path = folder.join("result.txt");
-    let write = || {
-        std::fs::create_dir_all(folder)?;
-        std::fs::write(&path, text)
-    };
-    write().with_context(|| format!("writing the results to {}", path.display()))
 }
 
 /// The task `voc` with the metric `mAP`; nan for classes that do not occur.
