@@ -36,7 +36,7 @@ fn the_newest_checkpoint_is_tested_unless_another_is_named() {
 
     std::fs::remove_file(results.join("coco_results.pth")).expect("removed");
     let misspelt = ["TEST.EXPECTED_RESULTS", "[['bbox', 'APP', 0.5, 10.0]]"];
-    let text = fails(&mut program("test_net", output, &["--seed", "5"], &misspelt));
+    let text = fails(&mut program("test_net", output, &["--seed", "5"], &misspelt), 1);
     assert!(text.contains("'bbox APP'") && text.contains("bbox AP50"), "{text}");
     assert!(results.join("coco_results.pth").is_file(), "the results are lost");
 
