@@ -7,13 +7,13 @@ use super::setup::{Program, TARGET};
 use super::{parse, BackendArgs, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
-use crate::data::{images_per_gpu, make_data_loader, LoaderOptions};
+use crate::data::{images_per_gpu, make_data_loader, DataLoader, LoaderOptions};
 use crate::engine::advice::advice;
 use crate::engine::trainer::{do_train, Training};
 use crate::engine::training_state::{restored, set_random_state, Restored, TrainingState};
-use crate::layers::Precision;
+use crate::layers::{Parameters, Precision};
 use crate::modeling::detector::GeneralizedRcnn;
-use crate::solver::{make_lr_scheduler, make_optimizer};
+use crate::solver::{make_lr_scheduler, make_optimizer, GradScaler, Sgd, WarmupMultiStepLr};
 use crate::utils::comm::{self, get_rank, get_world_size, is_main_process};
 use crate::utils::miscellaneous::write_atomically;
 
@@ -86,69 +86,17 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
     if args.backend.channels_last {
         model = model.with_channels_last().context("--channels-last")?;
     }
-    let mut optimizer = make_optimizer(cfg, &parameters);
-    let mut scheduler = make_lr_scheduler(cfg, &mut optimizer)?;
-
     let save_dir = program.output_dir.as_deref();
     let checkpointer = DetectronCheckpointer::new(cfg, &parameters, save_dir).strict(args.strict);
-    let loaded = checkpointer.load(Some(&cfg.model.weight), true)?;
-    let skipped = loaded.report.as_ref().map(|report| report.skipped_names()).unwrap_or_default();
-    if let Some(state) = &loaded.optimizer {
-        optimizer.load_state_dict_without(state, &skipped).context("loading the optimizer's state")?;
-    }
-    if let Some(state) = &loaded.scheduler {
-        scheduler.load_state_dict(state).context("loading the scheduler's state")?;
-    }
-    let mut tensors: Vec<_> = parameters.state().into_iter().map(|entry| entry.tensor).collect();
-    comm::broadcast(&mut tensors)?;
-    let start_iter = loaded.iteration.unwrap_or(0).max(0);
-    let first = comm::broadcast_number(start_iter as u64)?;
-    ensure!(
-        start_iter as u64 == first,
-        "rank 0 goes on after iteration {first}, rank {} after iteration {start_iter}: OUTPUT_DIR must be one folder that \
-         all machines share",
-        get_rank()
-    );
-    if let (Some(iteration), false) = (loaded.iteration, loaded.resumed) {
-        log::warn!(
-            target: TARGET,
-            "MODEL.WEIGHT is a checkpoint of iteration {iteration}: as in the original the training goes on after it, with \
-             its optimizer and rates. To begin at 0 with its weights alone: convert_weights IN.pth OUT.pth --trim optimizer"
-        );
-    }
-    let exact = restored(&loaded)?;
-    let scaler = (model.precision() == Precision::Float16)
-        .then(|| exact.as_ref().and_then(|exact| exact.scaler).unwrap_or_default());
-    let exact = exact.filter(|_| skipped.is_empty()).filter(|exact| goes_on_exactly(program, exact));
-    if start_iter > 0 {
-        let how = if exact.is_some() { "exactly as a run that never stopped" } else { "with a new order of the data" };
-        log::info!(target: TARGET, "Continuing after iteration {start_iter}, {how}");
-    }
-
-    let seed = exact.as_ref().map_or(program.seed, |exact| exact.data.seed);
-    let options = LoaderOptions {
-        is_train: true,
-        start_iter: start_iter as u64,
-        state: exact.as_ref().map(|exact| exact.data.clone()),
-        seed,
-        ..program.loader_options(registries)
-    };
-    let mut data_loaders = make_data_loader(cfg, &options)?;
-    let data_loader = data_loaders.pop().context("DATASETS.TRAIN names no data set")?;
-    let data_loader_val = if cfg.solver.test_period > 0 {
-        let options = LoaderOptions { is_for_period: true, ..program.loader_options(registries) };
-        make_data_loader(cfg, &options)?.pop()
-    } else {
-        None
-    };
-
-    if let Some(random) = exact.as_ref().and_then(|exact| exact.random(get_rank())) {
+    let start = Start::load(program, &parameters, &checkpointer, model.precision())?;
+    let (data_loader, data_loader_val) = data_loaders(program, &start, registries)?;
+    if let Some(random) = start.exact.as_ref().and_then(|exact| exact.random(get_rank())) {
         set_random_state(random, program.device)?;
     }
     let state = TrainingState::new(
         checkpointer.model_state(),
-        (optimizer, scheduler, scaler),
-        start_iter,
+        (start.optimizer, start.scheduler, start.scaler),
+        start.iteration,
         data_loader.state(),
         program.device,
         save_dir.filter(|_| is_main_process()),
@@ -162,6 +110,94 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
         state: &state,
     })?;
     Ok(model)
+}
+
+/// What a training starts from, besides the weights.
+struct Start {
+    optimizer: Sgd,
+    scheduler: WarmupMultiStepLr,
+    scaler: Option<GradScaler>,
+    /// Iterations that are done.
+    iteration: i64,
+    /// Where random numbers and the order of the data go on from the run so far.
+    exact: Option<Restored>,
+}
+
+impl Start {
+    /// Loads `last_checkpoint`, else `MODEL.WEIGHT`, into `parameters` and into a new optimizer and scheduler. All
+    /// processes of a job do so together.
+    fn load(
+        program: &Program,
+        parameters: &Parameters,
+        checkpointer: &DetectronCheckpointer,
+        precision: Precision,
+    ) -> Result<Self> {
+        let mut optimizer = make_optimizer(&program.cfg, parameters);
+        let mut scheduler = make_lr_scheduler(&program.cfg, &mut optimizer)?;
+        let loaded = checkpointer.load(Some(&program.cfg.model.weight), true)?;
+        let skipped = loaded.report.as_ref().map(|report| report.skipped_names()).unwrap_or_default();
+        if let Some(state) = &loaded.optimizer {
+            optimizer.load_state_dict_without(state, &skipped).context("loading the optimizer's state")?;
+        }
+        if let Some(state) = &loaded.scheduler {
+            scheduler.load_state_dict(state).context("loading the scheduler's state")?;
+        }
+        let iteration = loaded.iteration.unwrap_or(0).max(0);
+        agree(parameters, iteration)?;
+        if let (Some(iteration), false) = (loaded.iteration, loaded.resumed) {
+            log::warn!(
+                target: TARGET,
+                "MODEL.WEIGHT is a checkpoint of iteration {iteration}: as in the original the training goes on after \
+                 it, with its optimizer and rates. To begin at 0 with its weights alone: \
+                 convert_weights IN.pth OUT.pth --trim optimizer"
+            );
+        }
+        let exact = restored(&loaded)?;
+        let scaler = (precision == Precision::Float16)
+            .then(|| exact.as_ref().and_then(|exact| exact.scaler).unwrap_or_default());
+        let exact = exact.filter(|_| skipped.is_empty()).filter(|exact| goes_on_exactly(program, exact));
+        if iteration > 0 {
+            let how =
+                if exact.is_some() { "exactly as a run that never stopped" } else { "with a new order of the data" };
+            log::info!(target: TARGET, "Continuing after iteration {iteration}, {how}");
+        }
+        Ok(Self { optimizer, scheduler, scaler, iteration, exact })
+    }
+}
+
+/// Gives every process the weights of rank 0.
+///
+/// # Errors
+/// The processes go on from different iterations, or one of them is lost.
+fn agree(parameters: &Parameters, iteration: i64) -> Result<()> {
+    let mut tensors: Vec<_> = parameters.state().into_iter().map(|entry| entry.tensor).collect();
+    comm::broadcast(&mut tensors)?;
+    let first = comm::broadcast_number(iteration as u64)?;
+    ensure!(
+        iteration as u64 == first,
+        "rank 0 goes on after iteration {first}, rank {} after iteration {iteration}: OUTPUT_DIR must be one folder that \
+         all machines share",
+        get_rank()
+    );
+    Ok(())
+}
+
+/// The loader for training, and that for validation if there is one.
+fn data_loaders(program: &Program, start: &Start, registries: &Registries) -> Result<(DataLoader, Option<DataLoader>)> {
+    let data = start.exact.as_ref().map(|exact| &exact.data);
+    let options = LoaderOptions {
+        is_train: true,
+        start_iter: start.iteration as u64,
+        state: data.cloned(),
+        seed: data.map_or(program.seed, |data| data.seed),
+        ..program.loader_options(registries)
+    };
+    let data_loader = make_data_loader(&program.cfg, &options)?.pop().context("DATASETS.TRAIN names no data set")?;
+    if program.cfg.solver.test_period <= 0 {
+        return Ok((data_loader, None));
+    }
+    let options = LoaderOptions { is_for_period: true, ..program.loader_options(registries) };
+    Ok((data_loader, make_data_loader(&program.cfg, &options)?.pop()))
 }
 
 /// Whether random numbers and the order of the data go on where the run so far stopped; says why if not.

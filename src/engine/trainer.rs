@@ -64,49 +64,29 @@ pub fn do_train(training: &Training) -> Result<()> {
         let Some(batch) = batches.next().transpose()? else { break };
         let data_time = end.elapsed().as_secs_f64();
         iteration += 1;
-        comm::enter(Phase::Forward);
-        if let Some(reducer) = &mut reducer {
-            // In the second iteration the processes agree on new buckets.
-            comm::together("preparing an iteration", || reducer.prepare_for_forward())?;
-        }
-        let losses = losses(training, &batch)?;
-        history.push(iteration, &batch.indices, &losses);
-        let logs = iteration % LOG_PERIOD == 0 || iteration == max_iter;
-        let saves = cfg.solver.checkpoint_period > 0 && iteration % cfg.solver.checkpoint_period == 0;
-        // On the CPU nothing is gained by waiting; and most runs that fail do so at once.
-        if training.device == Device::Cpu || iteration == start + 1 || logs || saves {
-            history.settle(&mut meters, |images| image_ids(data_loader, images))?;
-        }
-        let scale = {
-            let mut completed = state.lock();
-            completed.optimizer.zero_grad();
-            completed.scaler.as_ref().map(GradScaler::scale)
-        };
-        let loss = total(&losses);
-        let loss = scale.map_or_else(|| loss.shallow_clone(), |scale| &loss * scale);
-        let context = || format!("iteration {iteration}");
-        comm::enter(Phase::Backward);
-        backward(&loss, reducer.as_mut()).with_context(context)?;
-        comm::enter(Phase::Update);
-        if let Some(scale) = state.step().with_context(context)? {
-            log::info!(target: TARGET, "Gradient overflow: iteration {iteration} is skipped, the loss scale is now {scale}");
-        }
+        let due = Due::at(cfg, iteration, max_iter);
+        step(training, reducer.as_mut(), iteration, &batch, |losses| {
+            history.push(iteration, &batch.indices, losses);
+            // On the CPU nothing is gained by waiting; and most runs that fail do so at once.
+            if training.device == Device::Cpu || iteration == start + 1 || due.log || due.checkpoint {
+                history.settle(&mut meters, |images| image_ids(data_loader, images))?;
+            }
+            Ok(())
+        })?;
 
         meters.update("time", end.elapsed().as_secs_f64());
         meters.update("data", data_time);
         end = Instant::now();
         progress.inc(1);
-        if logs {
+        if due.log {
             log_line(training, "", iteration, max_iter, &meters, &meters);
         }
-        if saves {
+        if due.checkpoint {
             save(state, &checkpoint_name(iteration), iteration)?;
         }
-        if let Some(data_loader_val) = training.data_loader_val {
-            if cfg.solver.test_period > 0 && iteration % cfg.solver.test_period == 0 {
-                let meters_val = validate(training, data_loader_val)?;
-                log_line(training, "[Validation]: ", iteration, max_iter, &meters_val, &meters);
-            }
+        if let (Some(data_loader_val), true) = (training.data_loader_val, due.validation) {
+            let meters_val = validate(training, data_loader_val)?;
+            log_line(training, "[Validation]: ", iteration, max_iter, &meters_val, &meters);
         }
         if iteration == max_iter {
             save(state, "model_final", iteration)?;
@@ -118,6 +98,57 @@ pub fn do_train(training: &Training) -> Result<()> {
     let seconds = begin.elapsed().as_secs_f64();
     let per_iteration = seconds / (iteration - start).max(1) as f64;
     log::info!(target: TARGET, "Total training time: {} ({per_iteration:.4} s / it)", time_str(seconds));
+    Ok(())
+}
+
+/// What comes after an iteration.
+struct Due {
+    log: bool,
+    checkpoint: bool,
+    validation: bool,
+}
+
+impl Due {
+    fn at(cfg: &Config, iteration: i64, max_iter: i64) -> Self {
+        let every = |period: i64| period > 0 && iteration % period == 0;
+        Self {
+            log: every(LOG_PERIOD) || iteration == max_iter,
+            checkpoint: every(cfg.solver.checkpoint_period),
+            validation: every(cfg.solver.test_period),
+        }
+    }
+}
+
+/// Forward, backward and update. `look` sees the losses before anything changes.
+fn step(
+    training: &Training,
+    mut reducer: Option<&mut Reducer>,
+    iteration: i64,
+    batch: &Batch,
+    look: impl FnOnce(&Losses) -> Result<()>,
+) -> Result<()> {
+    let state = training.state;
+    comm::enter(Phase::Forward);
+    if let Some(reducer) = &mut reducer {
+        // In the second iteration the processes agree on new buckets.
+        comm::together("preparing an iteration", || reducer.prepare_for_forward())?;
+    }
+    let losses = losses(training, batch)?;
+    look(&losses)?;
+    let scale = {
+        let mut completed = state.lock();
+        completed.optimizer.zero_grad();
+        completed.scaler.as_ref().map(GradScaler::scale)
+    };
+    let loss = total(&losses);
+    let loss = scale.map_or_else(|| loss.shallow_clone(), |scale| &loss * scale);
+    let context = || format!("iteration {iteration}");
+    comm::enter(Phase::Backward);
+    backward(&loss, reducer).with_context(context)?;
+    comm::enter(Phase::Update);
+    if let Some(scale) = state.step().with_context(context)? {
+        log::info!(target: TARGET, "Gradient overflow: iteration {iteration} is skipped, the loss scale is now {scale}");
+    }
     Ok(())
 }
 
