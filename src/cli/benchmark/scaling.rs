@@ -46,12 +46,12 @@ pub(super) fn scaling(
     let options = LoaderOptions { is_train: true, ..loader_options(args.config.seed.unwrap_or(0), registries) };
     let loader = make_data_loader(cfg, &options)?.pop().context("DATASETS.TRAIN names no data set")?;
 
-    let mut phases = Phases::new(device);
+    let mut phases = Phases::waiting(device);
     let (mut whole, mut waits, mut traffic, mut images) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut batches = loader.iter();
     for step in 0..args.warmup + steps {
         if step == args.warmup {
-            phases = Phases::new(device);
+            phases = Phases::waiting(device);
             (whole, waits, traffic) = (Vec::new(), Vec::new(), Vec::new());
         }
         let begin = Instant::now();
@@ -89,7 +89,7 @@ pub(super) fn scaling(
     }
     drop(reducer);
     if comm::get_world_size() > 1 {
-        all_reduce_alone(&mut phases, &optimizer, steps)?;
+        all_reduce_alone(&mut phases, &optimizer, steps, device)?;
     }
     let report = Report { phases: phases.medians(), whole, waits, traffic, images, gradients };
     if comm::is_main_process() {
@@ -102,10 +102,10 @@ pub(super) fn scaling(
 }
 
 /// Averages as many bytes as the gradients have, in pieces of the reducer's size, while nothing is computed.
-fn all_reduce_alone(phases: &mut Phases, optimizer: &Sgd, times: u32) -> Result<()> {
+fn all_reduce_alone(phases: &mut Phases, optimizer: &Sgd, times: u32, device: Device) -> Result<()> {
     const PIECE: i64 = 25 << 20;
     let numbers: i64 = optimizer.groups().iter().map(|group| group.tensor.numel() as i64).sum();
-    let all = Tensor::ones([numbers], (Kind::Float, Device::Cpu));
+    let all = Tensor::ones([numbers], (Kind::Float, device));
     for _ in 0..times {
         comm::synchronize()?;
         phases.time(ALL_REDUCE, || all.split(PIECE / 4, 0).iter_mut().try_for_each(comm::all_reduce_sum))?;
