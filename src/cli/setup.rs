@@ -9,7 +9,8 @@ use tch::Device;
 
 use super::{BackendArgs, ConfigArgs, DistributedArgs, Registries};
 use crate::config::Config;
-use crate::data::LoaderOptions;
+use crate::data::build::check_test_data;
+use crate::data::{images_per_gpu, make_data_loader, LoaderOptions};
 use crate::engine::device::parse_device;
 use crate::engine::inference;
 use crate::ffi;
@@ -23,25 +24,6 @@ use crate::utils::miscellaneous::mkdir;
 
 /// Name of the programs' own log lines.
 pub(super) const TARGET: &str = "maskrcnn_benchmark";
-
-/// Meets the job's other processes. Gives this one's device, ready for use: with `MODEL.DEVICE cuda` each has its own.
-///
-/// # Errors
-/// A device that cannot be used, or a job that does not come together.
-pub(super) fn join_job(device: &str, distributed: &DistributedArgs, backend: &BackendArgs) -> Result<Device> {
-    // Before all else that asks libtorch about CUDA.
-    let mut chosen = parse_device(device)?;
-    backend.apply()?;
-    comm::init_process_group(distributed.local_rank, distributed.timeout(), distributed.slow_after())?;
-    if device == "cuda" {
-        chosen = parse_device(&format!("cuda:{}", get_local_rank()))?;
-    }
-    if let Device::Cuda(index) = chosen {
-        ffi::cuda_set_device(index)?;
-        comm::add_nccl(distributed.timeout())?;
-    }
-    Ok(chosen)
-}
 
 /// A program that has its configuration, its log and its seed.
 pub(super) struct Program {
@@ -66,7 +48,16 @@ impl Program {
         ffi::keep_freed_memory();
         let cfg = Config::load(args.path(), &args.opts)?;
         cfg.dtype.parse::<Precision>()?;
-        let device = join_job(&cfg.model.device, distributed, backend)?;
+        let mut device = parse_device(&cfg.model.device)?;
+        backend.apply()?;
+        comm::init_process_group(distributed.local_rank, distributed.timeout(), distributed.slow_after())?;
+        if cfg.model.device == "cuda" {
+            device = parse_device(&format!("cuda:{}", get_local_rank()))?;
+        }
+        if let Device::Cuda(index) = device {
+            ffi::cuda_set_device(index)?;
+            comm::add_nccl(distributed.timeout())?;
+        }
         let output_dir = (!cfg.output_dir.is_empty()).then(|| PathBuf::from(&cfg.output_dir));
         if let Some(dir) = &output_dir {
             mkdir(dir).context("OUTPUT_DIR")?;
@@ -97,9 +88,25 @@ impl Program {
         loader_options(self.seed, registries)
     }
 
+    /// What [`run_test`](Self::run_test) would fail at after hours of training: how batches are shared, data sets, their
+    /// ground truth.
+    pub(super) fn check_test(&self, registries: &Registries) -> Result<()> {
+        if self.cfg.datasets.test.is_empty() {
+            return Ok(());
+        }
+        images_per_gpu(&self.cfg, false, get_world_size())?;
+        let check = || check_test_data(&self.cfg, &self.loader_options(registries));
+        comm::main_process_works("opening DATASETS.TEST", check)?;
+        Ok(())
+    }
+
     /// Evaluates on every data set of `DATASETS.TEST`; results go to `OUTPUT_DIR/inference/<data set>`.
     pub(super) fn run_test(&self, model: &GeneralizedRcnn, registries: &Registries) -> Result<()> {
-        let data_loaders = crate::data::make_data_loader(&self.cfg, &self.loader_options(registries))?;
+        if self.cfg.datasets.test.is_empty() {
+            log::warn!(target: TARGET, "DATASETS.TEST names no data set: nothing is tested");
+            return Ok(());
+        }
+        let data_loaders = make_data_loader(&self.cfg, &self.loader_options(registries))?;
         for (data_loader, name) in data_loaders.iter().zip(self.cfg.datasets.test.iter()) {
             let name = crate::config::paths_catalog::DatasetCatalog::load(&self.cfg.paths_catalog)?.get(name)?.name;
             let folder = self.output_dir.as_ref().map(|dir| dir.join("inference").join(&name));

@@ -7,7 +7,7 @@ use super::setup::{Program, TARGET};
 use super::{parse, BackendArgs, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
-use crate::data::{images_per_gpu, make_data_loader, DataLoader, LoaderOptions};
+use crate::data::{make_data_loader, DataLoader, LoaderOptions};
 use crate::engine::advice::advice;
 use crate::engine::trainer::{do_train, Training};
 use crate::engine::training_state::{restored, set_random_state, Restored, TrainingState};
@@ -49,8 +49,9 @@ pub fn train_net(args: impl CommandLine, registries: &Registries) -> Result<()> 
     let program = Program::start(&args.config, (&args.distributed, &args.backend), &args, true)?;
     log_config(&program, &args.config)?;
     if !args.skip_test || program.cfg.solver.test_period > 0 {
-        // Not only after hours of training.
-        images_per_gpu(&program.cfg, false, get_world_size())?;
+        program
+            .check_test(registries)
+            .context("DATASETS.TEST, which is tested after the training without --skip-test")?;
     }
     let model = train(&program, &args, registries)?;
     if !args.skip_test {

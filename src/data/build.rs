@@ -57,10 +57,34 @@ pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<Dat
     if names.is_empty() {
         bail!("DATASETS.{key} names no data set: give at least one, for example DATASETS.{key} \"('coco_2017_val',)\"");
     }
+    let mut datasets = build_datasets(cfg, options, names)?;
+    if (options.is_train || options.is_for_period) && datasets.len() > 1 {
+        datasets = vec![Arc::new(ConcatDataset::new(datasets)?)];
+    }
+    if options.is_train && options.rank == 0 && !cfg.output_dir.is_empty() {
+        save_labels(datasets[0].as_ref(), Path::new(&cfg.output_dir))?;
+    }
+    datasets.into_iter().map(|dataset| make_loader(cfg, options, dataset, images_per_gpu)).collect()
+}
+
+/// Reads the data sets of `DATASETS.TEST` and their ground truth and drops them again, so that what keeps them from being
+/// evaluated is known before the training and not after it.
+///
+/// # Errors
+///
+/// See [`make_data_loader`] and [`Evaluator::check`](crate::data::evaluation::Evaluator::check).
+pub fn check_test_data(cfg: &Config, options: &LoaderOptions) -> Result<()> {
+    for dataset in build_datasets(cfg, options, &cfg.datasets.test)? {
+        dataset.evaluator().check(dataset.as_ref())?;
+    }
+    Ok(())
+}
+
+fn build_datasets(cfg: &Config, options: &LoaderOptions, names: &[String]) -> Result<Vec<Arc<dyn Dataset>>> {
     let catalog = DatasetCatalog::load(&cfg.paths_catalog)?;
     let keep_annotated = options.is_train || options.is_for_period;
     let mut datasets = Vec::with_capacity(names.len());
-    for name in names.iter() {
+    for name in names {
         let dataset = options.datasets.build(&catalog.get(name)?, keep_annotated)?;
         check_not_empty(dataset.as_ref(), name, keep_annotated)?;
         check_num_classes(cfg, dataset.as_ref(), options.is_train)?;
@@ -69,13 +93,7 @@ pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<Dat
         }
         datasets.push(dataset);
     }
-    if keep_annotated && datasets.len() > 1 {
-        datasets = vec![Arc::new(ConcatDataset::new(datasets)?)];
-    }
-    if options.is_train && options.rank == 0 && !cfg.output_dir.is_empty() {
-        save_labels(datasets[0].as_ref(), Path::new(&cfg.output_dir))?;
-    }
-    datasets.into_iter().map(|dataset| make_loader(cfg, options, dataset, images_per_gpu)).collect()
+    Ok(datasets)
 }
 
 fn make_loader(
@@ -199,12 +217,12 @@ fn check_not_empty(dataset: &dyn Dataset, name: &str, keep_annotated: bool) -> R
     Ok(())
 }
 
-/// Compares the data set's classes with those the model tells apart: a label beyond them cannot be trained on. Testing
-/// goes on with a warning, since the predictions that a smaller model makes can still be evaluated.
+/// Compares the data set's classes with those the model tells apart. Testing goes on with a warning, since the
+/// predictions that a smaller model makes can still be evaluated; training does, if nothing has a label beyond them.
 ///
 /// # Errors
 ///
-/// In training, if the model has too few classes; the key and the value it needs are named.
+/// In training, if a target has a label that the model has no class for; the key and the value it needs are named.
 pub fn check_num_classes(cfg: &Config, dataset: &dyn Dataset, is_train: bool) -> Result<()> {
     if cfg.model.rpn_only && !cfg.model.retinanet_on {
         return Ok(());
@@ -223,7 +241,7 @@ pub fn check_num_classes(cfg: &Config, dataset: &dyn Dataset, is_train: bool) ->
         needed.saturating_sub(1),
         dataset.describe()
     );
-    if is_train {
+    if is_train && dataset.largest_label() >= classes {
         bail!(message);
     }
     log::warn!("{message}");

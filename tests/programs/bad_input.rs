@@ -65,8 +65,13 @@ impl OnDisk {
 
     /// Trains an iteration and tests.
     fn trains(&self) {
+        self.trains_with(&[]);
+    }
+
+    fn trains_with(&self, more: &[&str]) {
         let overrides = self.overrides();
-        let overrides: Vec<&str> = overrides.iter().map(String::as_str).chain(["SOLVER.MAX_ITER", "1"]).collect();
+        let overrides = overrides.iter().map(String::as_str).chain(["SOLVER.MAX_ITER", "1"]);
+        let overrides: Vec<&str> = overrides.chain(more.iter().copied()).collect();
         succeeds(&mut program("train_net", &self.output(), &["--seed", "5"], &overrides));
         assert!(self.output().join("inference/made/bbox.json").is_file());
         assert!(self.output().join("model_final.pth").is_file());
@@ -221,7 +226,7 @@ fn boxes_without_area_or_outside_the_image_are_left_out() {
 
 #[test]
 fn too_few_classes_say_how_many_are_needed() {
-    let error = OnDisk::new(&[("whole.jpg", color())]).error("train_net", &["MODEL.ROI_BOX_HEAD.NUM_CLASSES", "3"]);
+    let error = OnDisk::new(&[("whole.jpg", color())]).error("train_net", &["MODEL.ROI_BOX_HEAD.NUM_CLASSES", "2"]);
     assert!(error.contains("instances.json"), "{error}");
     assert!(error.contains("set MODEL.ROI_BOX_HEAD.NUM_CLASSES to 4"), "{error}");
 }
@@ -281,4 +286,56 @@ fn a_loss_that_is_not_finite_names_iteration_images_and_terms() {
         assert!(error.contains(part), "{part} is missing: {error}");
     }
     assert_eq!(files(folder.path()), saved);
+}
+
+/// As Datumaro, Roboflow and FiftyOne write metadata and pandas writes numbers; category 3 does not occur.
+#[test]
+fn files_of_other_tools_are_trained_on_and_tested() {
+    let mut disk = OnDisk::new(&[("whole.jpg", color())]);
+    disk.content["info"] = json!({"year": "", "version": 1.0, "date_created": 0});
+    disk.content["licenses"] = json!(null);
+    let image = &mut disk.content["images"][0];
+    for (key, value) in
+        [("id", json!("0010")), ("width", json!(80.0)), ("license", json!("")), ("date_captured", json!(0))]
+    {
+        image[key] = value;
+    }
+    disk.content["annotations"][0]["image_id"] = json!(10.0);
+    let mut crowd = annotation(101, 10, [1.0, 1.0, 9.0, 9.0]);
+    crowd["iscrowd"] = json!(1);
+    crowd["area"] = json!(null);
+    push(&mut disk.content["annotations"], crowd);
+    disk.content["categories"] = json!([{"id": 1, "name": 0}, {"id": 2, "name": 1}, {"id": 3, "name": 2}]);
+    disk.write();
+    disk.trains_with(&["MODEL.ROI_BOX_HEAD.NUM_CLASSES", "3"]);
+}
+
+#[test]
+fn what_cannot_be_tested_is_known_before_the_training() {
+    let disk = OnDisk::new(&[("whole.jpg", color())]);
+    let mut content = disk.content.clone();
+    content["annotations"][0]["id"] = json!(-7);
+    let wrong = disk.folder.path().join("wrong.json");
+    fs::write(&wrong, content.to_string()).expect("annotations");
+    let overrides = disk.overrides();
+    let named = |file: &Path| format!("('other=coco:{}:{}',)", file.display(), disk.folder.path().display());
+    for (file, expected) in [(wrong, "annotation -7"), (disk.folder.path().join("none.json"), "none.json")] {
+        let test = named(&file);
+        let overrides = [&overrides[0], &overrides[1], "DATASETS.TEST", &test];
+        let error = fails(&mut program("train_net", &disk.output(), &[], &overrides), 1);
+        assert!(error.contains(expected) && error.contains("--skip-test"), "{error}");
+        assert!(!disk.output().join("model_final.pth").exists());
+    }
+}
+
+#[test]
+fn without_test_sets_nothing_is_tested() {
+    let disk = OnDisk::new(&[("whole.jpg", color())]);
+    let overrides = disk.overrides();
+    let overrides = [&overrides[0], &overrides[1], "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1"];
+    for name in ["train_net", "test_net"] {
+        let text = succeeds(&mut program(name, &disk.output(), &[], &overrides));
+        assert!(text.contains("DATASETS.TEST names no data set"), "{text}");
+    }
+    assert!(disk.output().join("model_final.pth").is_file() && !disk.output().join("inference").exists());
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::config::paths_catalog::DatasetCatalog;
 use crate::config::Config;
+use crate::data::datasets::{self, BACKGROUND};
 use crate::engine::coco_demo::{coco_categories, Category};
 
 /// The classes of the labels from 1 on: from `labels.json`, which training writes, beside the weights or in
@@ -40,17 +41,22 @@ fn labels_json(file: &Path) -> Result<Vec<Category>> {
         let name = name.as_str().with_context(|| format!("category {id} has no name"))?.to_owned();
         Ok(Category { id, name })
     };
-    map.into_iter().map(category).collect()
+    let mut categories = map.into_iter().map(category).collect::<Result<Vec<Category>>>()?;
+    // Pascal VOC and Cityscapes list the background, which is label 0.
+    if categories.first().is_some_and(|first| first.name.trim() == BACKGROUND) {
+        categories.remove(0);
+    }
+    Ok(categories)
 }
 
 fn annotations(file: &Path) -> Result<Vec<Category>> {
     #[derive(Deserialize)]
     struct Annotations {
-        categories: Vec<Category>,
+        categories: Vec<datasets::Category>,
     }
     let reader = std::io::BufReader::new(std::fs::File::open(file)?);
     let annotations: Annotations = serde_json::from_reader(reader)?;
-    Ok(annotations.categories)
+    Ok(annotations.categories.into_iter().map(|datasets::Category { id, name }| Category { id, name }).collect())
 }
 
 #[cfg(test)]
@@ -77,6 +83,11 @@ mod tests {
         std::fs::write(&labels, r#"{"10": "box", "7": "circle"}"#).expect("written");
         let expected = [Category { id: 10, name: "box".into() }, circle];
         assert_eq!(categories(&cfg, &weights).expect("the run's"), expected);
+
+        // As written for Pascal VOC.
+        std::fs::write(&labels, r#"{"0": "__background__ ", "1": "aeroplane", "2": "bicycle"}"#).expect("written");
+        let expected = [(1, "aeroplane"), (2, "bicycle")].map(|(id, name)| Category { id, name: name.into() });
+        assert_eq!(categories(&cfg, &weights).expect("VOC's"), expected);
 
         std::fs::write(&labels, r#"{"x": "box"}"#).expect("written");
         let error = format!("{:#}", categories(&cfg, &weights).expect_err("not a number"));

@@ -165,6 +165,33 @@ fn too_few_classes_name_the_key_and_its_value() {
     assert!(disk.load(|options| options.is_train = false).is_ok());
     disk.cfg.model.rpn_only = true;
     assert!(disk.load(|_| ()).is_ok());
+    // The file's second category does not occur.
+    let mut first_only =
+        OnDisk::new(&[(20, 20), (20, 20)], &[(0, 3, [2.0, 2.0, 9.0, 9.0]), (1, 3, [2.0, 2.0, 9.0, 9.0])]);
+    first_only.cfg.model.roi_box_head.num_classes = 2;
+    assert!(first_only.load(|_| ()).is_ok());
+}
+
+#[test]
+fn training_sets_can_list_fewer_classes_or_call_them_otherwise() {
+    let mut disk = OnDisk::usual();
+    let whole = disk.cfg.datasets.train[0].clone();
+    let text = fs::read_to_string(disk.folder.path().join("instances.json")).unwrap();
+    let write = |name: &str, categories: Value, category: &str| {
+        let mut content: Value = serde_json::from_str(&text.replace("\"category_id\":8", category)).unwrap();
+        content["categories"] = categories;
+        fs::write(disk.folder.path().join(name), content.to_string()).unwrap();
+        whole.replace("instances.json", name).replace("shapes=", "other=")
+    };
+    let prefix = write("prefix.json", json!([{"id": 3, "name": "circle"}]), "\"category_id\":3");
+    let renamed =
+        write("renamed.json", json!([{"id": 3, "name": "Circle"}, {"id": 8, "name": "box"}]), "\"category_id\":8");
+    disk.cfg.datasets.train.0 = vec![prefix, whole, renamed];
+    let loader = disk.load(|_| ()).unwrap().remove(0);
+    let dataset = loader.dataset();
+    assert_eq!((dataset.len(), dataset.class_names().len(), dataset.largest_label()), (15, 3, 2));
+    let labels = fs::read_to_string(disk.folder.path().join("out/labels.json")).unwrap();
+    assert_eq!(labels, "{\n  \"3\": \"circle\",\n  \"8\": \"box\"\n}");
 }
 
 #[test]

@@ -140,6 +140,11 @@ impl Dataset for COCODataset {
         [BACKGROUND.to_owned()].into_iter().chain(names).collect()
     }
 
+    fn largest_label(&self) -> i64 {
+        let instances = (0..self.len()).flat_map(|index| self.annotations(index)).filter(|a| !a.iscrowd);
+        instances.map(|annotation| self.contiguous[&annotation.category_id]).max().unwrap_or(0)
+    }
+
     fn categories(&self) -> Vec<(i64, String)> {
         self.file.categories().iter().map(|category| (category.id, category.name.clone())).collect()
     }
@@ -153,7 +158,7 @@ impl Dataset for COCODataset {
 /// lengths, all become pixels.
 fn masks(instances: &[&Annotation], size: (i64, i64)) -> Result<Option<SegmentationMask>> {
     let outlined = |annotation: &&Annotation| match &annotation.segmentation {
-        None | Some(Segmentation::Crowd) => false,
+        None | Some(Segmentation::Crowd | Segmentation::Unreadable(_)) => false,
         Some(Segmentation::Polygons(polygons)) => polygons.iter().any(|polygon| polygon.len() >= 6),
         Some(Segmentation::Rle(_)) => true,
     };
@@ -165,13 +170,6 @@ fn masks(instances: &[&Annotation], size: (i64, i64)) -> Result<Option<Segmentat
             "annotation {} has no outline (a polygon of at least three points), but others of the image have",
             bare.id
         );
-    }
-    let odd = |annotation: &&&Annotation| match &annotation.segmentation {
-        Some(Segmentation::Polygons(polygons)) => polygons.iter().any(|polygon| polygon.len() % 2 == 1),
-        _ => false,
-    };
-    if let Some(annotation) = instances.iter().find(odd) {
-        bail!("annotation {} has a polygon with an odd number of coordinates", annotation.id);
     }
     let polygons: Option<Vec<Vec<Vec<f64>>>> = instances.iter().map(|annotation| polygons(annotation)).collect();
     if let Some(polygons) = polygons {

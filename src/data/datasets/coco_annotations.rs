@@ -9,18 +9,22 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context, Result};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use super::json::{flag, integer, name};
 use crate::structures::rle::{self, Rle};
 
 /// An entry of `images`.
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct ImageEntry {
     /// The image's id.
+    #[serde(deserialize_with = "integer")]
     pub id: i64,
     /// The file, relative to the folder of the images.
     pub file_name: String,
     /// In pixels.
+    #[serde(deserialize_with = "integer")]
     pub width: i64,
     /// In pixels.
+    #[serde(deserialize_with = "integer")]
     pub height: i64,
 }
 
@@ -28,8 +32,10 @@ pub struct ImageEntry {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct Category {
     /// The id that annotations use; ids may have gaps.
+    #[serde(deserialize_with = "integer")]
     pub id: i64,
     /// The class's name.
+    #[serde(deserialize_with = "name")]
     pub name: String,
 }
 
@@ -37,16 +43,16 @@ pub struct Category {
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct Annotation {
     /// The annotation's id.
+    #[serde(deserialize_with = "integer")]
     pub id: i64,
     /// The image it belongs to.
+    #[serde(deserialize_with = "integer")]
     pub image_id: i64,
     /// What it is, one of the file's categories.
+    #[serde(deserialize_with = "integer")]
     pub category_id: i64,
     /// x, y, width, height.
     pub bbox: [f64; 4],
-    /// In pixels, of the mask where there is one.
-    #[serde(default)]
-    pub area: f64,
     /// A crowd region: many instances in one, left out of training targets.
     #[serde(default, deserialize_with = "flag")]
     pub iscrowd: bool,
@@ -64,6 +70,8 @@ pub enum Segmentation {
     /// Each polygon as x0, y0, x1, y1, ..
     Polygons(Box<[Box<[f32]>]>),
     Rle(Rle),
+    /// Run lengths that do not fit their size; why. [`CocoFile`] has none: only a crowd's are let pass.
+    Unreadable(String),
     /// A crowd region's, which is not kept: evaluation reads it from the file itself.
     Crowd,
 }
@@ -140,6 +148,11 @@ impl CocoFile {
         for crowd in annotations.iter_mut().filter(|annotation| annotation.iscrowd) {
             crowd.segmentation = crowd.segmentation.is_some().then_some(Segmentation::Crowd);
         }
+        for Annotation { id, image_id, segmentation, .. } in &annotations {
+            if let Some(Segmentation::Unreadable(why)) = segmentation {
+                bail!("annotation {id} of image {image_id}: {why}");
+            }
+        }
         let mut begin = vec![0; images.len() + 1];
         for annotation in &annotations {
             begin[position[&annotation.image_id] + 1] += 1;
@@ -185,29 +198,6 @@ fn shortened(ids: impl ExactSizeIterator<Item = i64>) -> String {
     list.join(", ")
 }
 
-/// `iscrowd`: 0, 1, true or false.
-fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    struct Flag;
-
-    impl Visitor<'_> for Flag {
-        type Value = bool;
-
-        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            f.write_str("0 or 1")
-        }
-
-        fn visit_bool<E: Error>(self, value: bool) -> Result<bool, E> {
-            Ok(value)
-        }
-
-        fn visit_u64<E: Error>(self, value: u64) -> Result<bool, E> {
-            Ok(value != 0)
-        }
-    }
-
-    deserializer.deserialize_any(Flag)
-}
-
 impl<'de> Deserialize<'de> for Segmentation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Outline;
@@ -221,8 +211,10 @@ impl<'de> Deserialize<'de> for Segmentation {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Segmentation, A::Error> {
                 let mut polygons = Vec::new();
-                while let Some(polygon) = list.next_element()? {
-                    polygons.push(polygon);
+                while let Some(mut polygon) = list.next_element::<Vec<f32>>()? {
+                    // The last coordinate of an odd number has no partner; pycocotools does not read it.
+                    polygon.truncate(polygon.len() / 2 * 2);
+                    polygons.push(polygon.into_boxed_slice());
                 }
                 Ok(Segmentation::Polygons(polygons.into()))
             }
@@ -241,7 +233,7 @@ impl<'de> Deserialize<'de> for Segmentation {
                     Counts::Plain(counts) => rle::from_counts(counts, (height, width)),
                     Counts::Compressed(text) => rle::from_string(&text, (height, width)),
                 };
-                rle.map(Segmentation::Rle).map_err(|error| A::Error::custom(format!("{error:#}")))
+                Ok(rle.map_or_else(|error| Segmentation::Unreadable(format!("{error:#}")), Segmentation::Rle))
             }
         }
 
@@ -306,6 +298,34 @@ mod tests {
         assert!(matches!(&file.annotations(0)[1].segmentation, Some(Segmentation::Rle(rle)) if rle.counts == [10, 70]));
     }
 
+    /// Run lengths that do not fit their size.
+    fn long_run(iscrowd: i64) -> Value {
+        let mut long = annotation(31, 4, 1);
+        long["iscrowd"] = json!(iscrowd);
+        long["segmentation"] = json!({"size": [8, 10], "counts": [1, 200]});
+        long
+    }
+
+    #[test]
+    fn what_python_reads_is_read() {
+        let mut odd = annotation(30, 4, 1);
+        odd["segmentation"] = json!([[0, 0, 5, 0, 5, 5.5, 9]]);
+        odd["area"] = json!(null);
+        odd["image_id"] = json!("0004");
+        odd["category_id"] = json!(1.0);
+        let mut image = image(4);
+        image["id"] = json!("0004");
+        image["width"] = json!(10.0);
+        let categories = json!([{"id": "1", "name": 7}]);
+        let file = json!({"images": [image], "annotations": [odd, long_run(1)], "categories": categories});
+        let file = read(&file).unwrap();
+        assert_eq!((file.images()[0].id, file.images()[0].width), (4, 10));
+        assert_eq!(file.categories()[0].name, "7");
+        let Some(Segmentation::Polygons(polygons)) = &file.annotations(0)[0].segmentation else { panic!("polygons") };
+        assert_eq!(polygons[0][..], [0.0, 0.0, 5.0, 0.0, 5.0, 5.5]);
+        assert_eq!(file.annotations(0)[1].segmentation, Some(Segmentation::Crowd));
+    }
+
     #[test]
     fn errors_name_file_and_id() {
         let categories = json!([{"id": 1, "name": "dog"}]);
@@ -318,6 +338,7 @@ mod tests {
             ("categories", json!([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "two categories have the id 1"),
             ("annotations", json!([{"id": 31}]), "missing field `image_id`"),
             ("images", json!([{"id": 4, "file_name": "a", "width": 0, "height": 5}]), "has the size 0x5"),
+            ("annotations", json!([long_run(0)]), "annotation 31 of image 4: "),
         ] {
             let mut bad = good.clone();
             bad[key] = value;

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{ensure, Result};
+use anyhow::Result;
 
 use super::{Dataset, ImageInfo, Sample};
 use crate::data::evaluation::Evaluator;
 use crate::structures::BoxList;
 
-/// Several data sets with the same classes as one.
+/// Several data sets as one. A label is the same class in all of them; the longest list of classes is that of the whole.
 pub struct ConcatDataset {
     datasets: Vec<Arc<dyn Dataset>>,
     /// The number of images up to and including each data set.
@@ -19,17 +19,23 @@ pub struct ConcatDataset {
 impl ConcatDataset {
     /// # Errors
     ///
-    /// If there is no data set, or their classes differ: one label would mean two things.
+    /// If there is no data set.
     pub fn new(datasets: Vec<Arc<dyn Dataset>>) -> Result<Self> {
         let Some(first) = datasets.first() else { anyhow::bail!("there is no data set to concatenate") };
+        let names = first.class_names();
         for other in &datasets[1..] {
-            ensure!(
-                other.class_names() == first.class_names(),
-                "data sets that are trained on together must have the same classes in the same order, but these differ: \
-                 {} and {}",
-                first.describe(),
-                other.describe()
-            );
+            let others = other.class_names();
+            let differs = |label: &usize| names[*label] != others[*label];
+            if let Some(label) = (1..names.len().min(others.len())).find(differs) {
+                log::warn!(
+                    "label {label} is {:?} in one data set and {:?} in another: both are trained on as one class. They \
+                     are {} and {}",
+                    names[label],
+                    others[label],
+                    first.describe(),
+                    other.describe()
+                );
+            }
         }
         let mut total = 0;
         let cumulative = datasets.iter().map(|dataset| {
@@ -53,6 +59,13 @@ impl ConcatDataset {
     /// The data sets in their order.
     pub fn datasets(&self) -> &[Arc<dyn Dataset>] {
         &self.datasets
+    }
+
+    /// The first data set that has the most classes.
+    pub fn richest(&self) -> &Arc<dyn Dataset> {
+        let classes = |at: &usize| (self.datasets[*at].class_names().len(), std::cmp::Reverse(*at));
+        let at = (0..self.datasets.len()).max_by_key(classes).unwrap_or(0);
+        &self.datasets[at]
     }
 }
 
@@ -82,7 +95,11 @@ impl Dataset for ConcatDataset {
     }
 
     fn class_names(&self) -> Vec<String> {
-        self.datasets[0].class_names()
+        self.richest().class_names()
+    }
+
+    fn largest_label(&self) -> i64 {
+        self.datasets.iter().map(|dataset| dataset.largest_label()).max().unwrap_or(0)
     }
 
     fn categories(&self) -> Vec<(i64, String)> {

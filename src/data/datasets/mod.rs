@@ -7,6 +7,7 @@ mod cityscapes;
 mod coco;
 mod coco_annotations;
 mod concat_dataset;
+pub(crate) mod json;
 mod registry;
 mod voc;
 
@@ -117,6 +118,11 @@ pub trait Dataset: Any + Send + Sync {
 
     /// The classes by label; the first is the background.
     fn class_names(&self) -> Vec<String>;
+
+    /// The largest label that a target has: that of the last class, unless the data set knows that fewer occur.
+    fn largest_label(&self) -> i64 {
+        self.class_names().len() as i64 - 1
+    }
 
     /// The data set's own category ids and names in their order, as written to `labels.json`: the labels themselves,
     /// unless the data set has other numbers.

@@ -84,4 +84,13 @@ pub trait Evaluator {
     /// # Errors
     /// If a prediction lacks a field or has an unknown label, if the ground truth cannot be read, or a file not written.
     fn evaluate(&self, dataset: &dyn Dataset, predictions: &[BoxList], options: &EvaluationOptions) -> Result<Results>;
+
+    /// Looks at what [`evaluate`](Self::evaluate) will need beyond the data set itself, so that a training does not end
+    /// in an error. By default there is nothing.
+    ///
+    /// # Errors
+    /// If the ground truth cannot be read.
+    fn check(&self, _dataset: &dyn Dataset) -> Result<()> {
+        Ok(())
+    }
 }

@@ -124,7 +124,7 @@ fn in_coco_form() {
     let golden = json(&area.join("cityscapes_as_coco.json"));
     let Some(dataset) = dataset(CityScapesMode::Mask) else { return };
     let truth = CocoGroundTruth::of_dataset(&dataset).expect("a ground truth");
-    let got = &truth.coco().dataset;
+    let got = &truth.coco().expect("annotations").dataset;
     let mut report = Report::new("evaluation/cityscapes in COCO form");
     let list = |key: &str| golden[key].as_array().expect("a list");
     report.equal("images", "number", got.images.len(), list("images").len());

@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::collections::HashSet;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{bail, ensure, Context, Result};
 use hotcoco::types::{Annotation, Category, Image, Segmentation};
@@ -11,6 +11,7 @@ use hotcoco::COCO;
 use rayon::prelude::*;
 use tch::Tensor;
 
+use super::annotation_file;
 use crate::data::datasets::{COCODataset, ConcatDataset, Dataset, ImageId};
 use crate::structures::{rle, BoxList, Mode};
 
@@ -25,18 +26,25 @@ pub struct GroundTruthImage {
 
 /// Annotations in COCO's form, the image of every index, and the category of every label.
 pub struct CocoGroundTruth {
-    coco: Arc<COCO>,
+    annotations: Annotations,
     images: Vec<GroundTruthImage>,
     /// Category ids by label; the background (0) has none.
     categories: Vec<u64>,
     name: String,
 }
 
+enum Annotations {
+    /// Made from a data set's targets.
+    Made(Arc<COCO>),
+    /// In a file that is read when the annotations are needed: results can be written before that.
+    InFile { path: PathBuf, read: OnceLock<Arc<COCO>> },
+}
+
 impl CocoGroundTruth {
     /// The ground truth of a data set: the annotation file of a [`COCODataset`], else made from its targets.
     ///
     /// # Errors
-    /// If the annotations cannot be read or have negative ids.
+    /// If the targets cannot be read, or ids of images or categories are negative or occur twice.
     pub fn of_dataset(dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
         let own: &dyn Any = dataset;
         match own.downcast_ref::<COCODataset>() {
@@ -46,12 +54,23 @@ impl CocoGroundTruth {
     }
 
     fn of_file(file: &Path, dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
-        let coco = COCO::new(file).with_context(|| format!("reading the ground truth {}", file.display()))?;
         let ids = image_ids(dataset)?;
         if !all_differ(&ids) {
             bail!("{} has two images of the same id: it cannot be evaluated as a whole", dataset.describe());
         }
-        Self::new(coco, ids, dataset)
+        Self::new(Annotations::InFile { path: file.to_owned(), read: OnceLock::new() }, ids, dataset)
+    }
+
+    /// Reads the annotation file of a [`COCODataset`] and drops it again; other data sets have none.
+    ///
+    /// # Errors
+    /// What would keep predictions from being evaluated.
+    pub(super) fn check_file(dataset: &dyn Dataset) -> Result<()> {
+        let own: &dyn Any = dataset;
+        if own.is::<COCODataset>() {
+            Self::of_dataset(dataset)?.coco()?;
+        }
+        Ok(())
     }
 
     /// The annotations in COCO's form (the original's `abs_to_coco.py`): instance masks become run lengths and their
@@ -85,23 +104,35 @@ impl CocoGroundTruth {
         let category = |(id, name): (u64, String)| Category { id, name, ..Category::default() };
         let categories = categories.into_iter().map(category).collect();
         let dataset_in_coco = hotcoco::Dataset { info: None, images, annotations, categories, licenses: Vec::new() };
-        Self::new(COCO::from_dataset(dataset_in_coco), ids, dataset)
+        Self::new(Annotations::Made(Arc::new(COCO::from_dataset(dataset_in_coco))), ids, dataset)
     }
 
-    /// `ids` are those of the images in `coco`, which differ.
-    fn new(coco: COCO, ids: Vec<u64>, dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
+    /// `ids` are those of the images in the annotations, which differ.
+    fn new(annotations: Annotations, ids: Vec<u64>, dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
         let image = |(index, id)| {
             let info = dataset.image_info(index)?;
             Ok(GroundTruthImage { id, size: (info.width, info.height) })
         };
         let images = ids.into_iter().enumerate().map(image).collect::<Result<Vec<_>>>()?;
         let categories = categories(dataset)?.into_iter().map(|(id, _)| id).collect();
-        Ok(CocoGroundTruth { coco: Arc::new(coco), images, categories, name: dataset.describe() })
+        Ok(CocoGroundTruth { annotations, images, categories, name: dataset.describe() })
     }
 
     /// The annotations.
-    pub fn coco(&self) -> &Arc<COCO> {
-        &self.coco
+    ///
+    /// # Errors
+    /// If they are in a file that cannot be read.
+    pub fn coco(&self) -> Result<&Arc<COCO>> {
+        match &self.annotations {
+            Annotations::Made(coco) => Ok(coco),
+            Annotations::InFile { path, read } => match read.get() {
+                Some(coco) => Ok(coco),
+                None => {
+                    let coco = Arc::new(annotation_file::read(path)?);
+                    Ok(read.get_or_init(|| coco))
+                }
+            },
+        }
     }
 
     /// The images, by the data set's index.
@@ -110,10 +141,13 @@ impl CocoGroundTruth {
     }
 
     /// The annotations of an image that are no crowd: `[x, y, width, height]` and area.
-    pub(super) fn boxes(&self, image: &GroundTruthImage) -> Vec<([f64; 4], f64)> {
-        let ids = self.coco.get_ann_ids_for_img(image.id);
-        let annotations = self.coco.load_anns(ids).into_iter().filter(|a| !a.iscrowd);
-        annotations.filter_map(|a| Some((a.bbox?, a.area?))).collect()
+    ///
+    /// # Errors
+    /// See [`coco`](Self::coco).
+    pub(super) fn boxes(&self, image: &GroundTruthImage) -> Result<Vec<([f64; 4], f64)>> {
+        let coco = self.coco()?;
+        let annotations = coco.load_anns(coco.get_ann_ids_for_img(image.id)).into_iter().filter(|a| !a.iscrowd);
+        Ok(annotations.filter_map(|a| Some((a.bbox?, a.area?))).collect())
     }
 
     /// The ids of the categories of these labels.
@@ -161,11 +195,12 @@ fn all_differ(ids: &[u64]) -> bool {
     ids.iter().all(|id| seen.insert(id))
 }
 
-/// Category ids and names by label, without the background; of several data sets together, those of the first.
+/// Category ids and names by label, without the background; of several data sets together, those of the one
+/// with the most.
 fn categories(dataset: &dyn Dataset) -> Result<Vec<(u64, String)>> {
     let any: &dyn Any = dataset;
     let mut own = match any.downcast_ref::<ConcatDataset>() {
-        Some(several) => several.datasets()[0].categories(),
+        Some(several) => several.richest().categories(),
         None => dataset.categories(),
     };
     let classes = dataset.class_names().len().saturating_sub(1);
@@ -282,11 +317,11 @@ mod tests {
     #[test]
     fn targets_become_annotations_with_the_data_sets_categories() {
         let truth = CocoGroundTruth::of_dataset(&Squares { with_masks: true }).unwrap();
-        let annotation = truth.coco().get_ann(2).unwrap();
+        let annotation = truth.coco().unwrap().get_ann(2).unwrap();
         assert_eq!((annotation.image_id, annotation.category_id, annotation.area), (2, 3, Some(100.0)));
         assert_eq!(annotation.bbox, Some([5.0, 5.0, 10.0, 10.0]));
         let bare = CocoGroundTruth::of_dataset(&Squares { with_masks: false }).unwrap();
-        assert!(bare.coco().get_ann(1).unwrap().segmentation.is_none());
+        assert!(bare.coco().unwrap().get_ann(1).unwrap().segmentation.is_none());
         assert_eq!(truth.category_ids(&Tensor::from_slice(&[2i64, 1])).unwrap(), [3, 7]);
         assert!(truth.category_ids(&Tensor::from_slice(&[3i64])).is_err());
     }
@@ -328,7 +363,7 @@ mod tests {
         let truth = CocoGroundTruth::of_dataset(&both).unwrap();
         assert_eq!(truth.images().iter().map(|image| image.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!(truth.categories, [7, 3]);
-        assert_eq!(truth.boxes(&truth.images()[3]), [([5.0, 5.0, 10.0, 10.0], 100.0)]);
+        assert_eq!(truth.boxes(&truth.images()[3]).unwrap(), [([5.0, 5.0, 10.0, 10.0], 100.0)]);
         let alone = CocoGroundTruth::of_dataset(numbered(0).as_ref()).unwrap();
         assert_eq!(alone.images().iter().map(|image| image.id).collect::<Vec<_>>(), [0, 1]);
     }

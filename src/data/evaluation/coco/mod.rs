@@ -1,5 +1,6 @@
 //! COCO's evaluation of boxes, masks and keypoints (the original's `evaluation/coco/coco_eval.py`).
 
+mod annotation_file;
 mod ground_truth;
 mod metrics;
 mod prepare;
@@ -28,6 +29,10 @@ impl Evaluator for CocoEvaluator {
     fn evaluate(&self, dataset: &dyn Dataset, predictions: &[BoxList], options: &EvaluationOptions) -> Result<Results> {
         let ground_truth = CocoGroundTruth::of_dataset(dataset)?;
         do_coco_evaluation(&ground_truth, predictions, options)
+    }
+
+    fn check(&self, dataset: &dyn Dataset) -> Result<()> {
+        CocoGroundTruth::check_file(dataset)
     }
 }
 
@@ -86,16 +91,17 @@ fn evaluate_detections(
             IouType::Segm => prepare_for_coco_segmentation(ground_truth, predictions),
             IouType::Keypoints => prepare_for_coco_keypoint(ground_truth, predictions),
         };
-        prepared.push((iou_type, detections?));
+        let detections = detections?;
+        if let Some(folder) = &options.output_folder {
+            write_results(&folder.join(format!("{}.json", iou_type.name())), &detections)?;
+        }
+        prepared.push((iou_type, detections));
     }
 
     log::info!(target: LOGGER, "Evaluating predictions");
     let mut results = Results::coco(&options.iou_types);
     for (iou_type, detections) in prepared {
-        if let Some(folder) = &options.output_folder {
-            write_results(&folder.join(format!("{}.json", iou_type.name())), &detections)?;
-        }
-        let evaluation = evaluate_predictions_on_coco(ground_truth.coco(), detections, iou_type)?;
+        let evaluation = evaluate_predictions_on_coco(ground_truth.coco()?, detections, iou_type)?;
         let task = iou_type.name();
         log::info!(target: LOGGER, "Results of {task}:\n{}", evaluation.summary_lines().join("\n"));
         let categories = evaluation.per_category();

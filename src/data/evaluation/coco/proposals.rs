@@ -65,7 +65,7 @@ pub struct ProposalRecall {
 /// Proposals and objects are paired one to one, the best covered object first.
 ///
 /// # Errors
-/// If a prediction lacks `objectness`.
+/// If a prediction lacks `objectness`, or the annotations cannot be read.
 pub fn evaluate_box_proposals(
     ground_truth: &CocoGroundTruth,
     predictions: &[BoxList],
@@ -78,7 +78,7 @@ pub fn evaluate_box_proposals(
     let mut objects = 0;
     for (image, prediction) in ground_truth.images().iter().zip(predictions) {
         let within = |area: f64| (smallest..=largest).contains(&(area as f32));
-        let found = ground_truth.boxes(image).into_iter().filter(|(_, area)| within(*area));
+        let found = ground_truth.boxes(image)?.into_iter().filter(|(_, area)| within(*area));
         let boxes: Vec<f32> = found.flat_map(|(bbox, _)| bbox.map(|c| c as f32)).collect();
         objects += boxes.len() / 4;
         if boxes.is_empty() || prediction.is_empty() {
