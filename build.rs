@@ -70,6 +70,7 @@ fn main() {
     println!("cargo:rustc-check-cfg=cfg(mrb_nccl)");
     let architectures = toolkit.as_ref().map_or("", |toolkit| toolkit.architectures());
     println!("cargo:rustc-env=MRB_CUDA_ARCHITECTURES={architectures}");
+    println!("cargo:rustc-env=MRB_LIBTORCH={}", libtorch.display());
     println!("cargo:rustc-env=MRB_LIBTORCH_VERSION={}", libtorch_version(libtorch));
     // The dispatch on the processor's features (target_clones) reads __cpu_model, which only the static libgcc exports.
     println!("cargo:rustc-link-lib=gcc");

@@ -157,8 +157,11 @@ impl Toolkit {
     /// Compiles csrc/distributed/nccl to `libmrb_nccl.so`, where the headers of NCCL and of the libraries that libtorch's
     /// own headers name are there, and returns its folder. Its symbols are found when libtorch_cuda has been opened.
     pub fn compile_nccl(&self, libtorch: &Path) -> Option<PathBuf> {
-        let nccl = [libtorch.join("../nvidia/nccl/include"), self.include(), "/usr/include".into()];
-        let nccl = nccl.iter().find(|folder| folder.join("nccl.h").exists())?;
+        // Only that of libtorch's own NCCL: c10d's options hold NCCL's settings by value, whose size changes with the version.
+        let nccl = &libtorch.join("../nvidia/nccl/include");
+        if !nccl.join("nccl.h").exists() {
+            return None;
+        }
         let needed = ["cublas_v2.h", "cusolverDn.h", "cusparse.h"];
         if !needed.iter().all(|header| self.include().join(header).exists()) {
             return None;

@@ -126,6 +126,10 @@ struct mrb_autocast {
 int mrb_autocast_enter(mrb_error* error, mrb_autocast* before, bool cuda, bool bfloat16);
 int mrb_autocast_leave(mrb_error* error, const mrb_autocast* before);
 
+// A tensor over float32 values that are somebody else's, without a copy. Whether it succeeds or not, `release(owner)` is
+// called once, in any thread, when nobody needs the values any more.
+int mrb_tensor_over(mrb_error* error, at::Tensor** output, float* values, const int64_t* sizes, size_t dimensions,
+                    void (*release)(void*), void* owner);
 // A tensor of the CPU, copied to a CUDA device over pinned memory: nothing waits until it is there.
 int mrb_upload(mrb_error* error, at::Tensor** output, const at::Tensor* tensor, int64_t index);
 // Copies each source into its target, which has its shape: one kernel for many small tensors.

@@ -19,6 +19,8 @@ mod evaluation;
 mod loading;
 #[path = "areas/models/mod.rs"]
 mod models;
+#[path = "areas/operators.rs"]
+mod operators;
 #[path = "areas/ops.rs"]
 mod ops;
 #[path = "areas/ops_layers.rs"]

@@ -13,14 +13,14 @@ renamed and written once. What differs, as each side has its own conventions, an
 - torchvision keeps the best proposals of an image after one NMS over all levels, here each level has its own NMS first;
   both keep 1000 for inference and 2000 for training;
 - the frozen batch norms of torchvision have an epsilon, which is added to the variance in the written weights.
-Random weights score every class alike, so the score threshold is 0 and both sides return 100 detections an image; a
-difference in their number ends the comparison. Resizing and normalising are left out on both sides.
+Random weights score every class alike, so the score threshold is 0 and both sides return 100 detections an image. (Here
+equal scores at the limit are all kept, as in the original: in 16 bits there may be some more. A difference of more than
+2 % ends the comparison.) Resizing and normalising are left out on both sides.
 """
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,8 +31,9 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from peers import OBJECTS, made_up_objects, run_benchmark, tame
+
 CLASSES = 81
-OBJECTS = 8
 
 
 def build_peer(height, width):
@@ -50,10 +51,7 @@ def build_peer(height, width):
         image_mean=[0.0, 0.0, 0.0],
         image_std=[1.0, 1.0, 1.0],
     )
-    # Without training the residual sums grow until every score is 0 or 1, and ties exceed the limit of detections.
-    for name, value in model.state_dict().items():
-        if name.endswith("bn3.weight"):
-            value.fill_(0.2)
+    tame(model)
     return model
 
 
@@ -95,17 +93,14 @@ def converted(model):
 
 
 def made_up_targets(batch, height, width, device):
-    """The objects of src/cli/benchmark/training.rs."""
-    boxes, masks = [], torch.zeros(OBJECTS, height, width, dtype=torch.uint8)
-    for k in range(OBJECTS):
-        x, y = k % 4 * width / 4 + 4, k // 4 * height / 2 + 4
-        box = [x, y, x + 0.8 * width / 4, y + 0.8 * height / 2]
-        boxes.append(box)
+    boxes, labels = made_up_objects(CLASSES, height, width)
+    masks = torch.zeros(OBJECTS, height, width, dtype=torch.uint8)
+    for mask, box in zip(masks, boxes):
         left, top, right, bottom = (int(v) for v in box)
-        masks[k, top:bottom, left:right] = 1
+        mask[top:bottom, left:right] = 1
     target = {
         "boxes": torch.tensor(boxes, device=device),
-        "labels": torch.tensor([1 + k % (CLASSES - 1) for k in range(OBJECTS)], device=device),
+        "labels": torch.tensor(labels, device=device),
         "masks": masks.to(device),
     }
     return [target] * batch
@@ -137,8 +132,9 @@ class Parts:
 
 
 class Peer:
-    def __init__(self, model, device, height, width):
-        self.model, self.device, self.size = model.to(device), device, (height, width)
+    def __init__(self, model, device, size, channels_last):
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model, self.device, self.size = model.to(device, memory_format=self.format), device, size
         self.cuda = device.type == "cuda"
 
     def synchronize(self):
@@ -191,24 +187,15 @@ class Peer:
 
 
 def ours(args, folder, weights, training, batch, dtype):
-    report = os.path.join(folder, "report.json")
-    command = [args.benchmark, "--config-file", args.config_file, "--image-size", f"{args.size[0]}x{args.size[1]}"]
-    command += ["--batch", str(batch), "--runs", str(args.runs), "--warmup", str(args.warmup), "--json", report]
-    command += ["--training"] if training else []
-    command += ["MODEL.DEVICE", args.device, "MODEL.WEIGHT", weights, "DTYPE", dtype]
-    command += ["MODEL.ROI_HEADS.SCORE_THRESH", "0.0", "MODEL.RESNETS.STRIDE_IN_1X1", "False"]
-    command += ["MODEL.RPN.FPN_POST_NMS_PER_BATCH", "False"]
-    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if finished.returncode != 0:
-        sys.exit(f"{' '.join(command)}\n{finished.stdout}")
-    with open(report) as file:
-        result = json.load(file)
-    return {
-        "seconds": result["step_s" if training else "forward_s"],
-        "detections": result["detections"],
-        "peak_memory_mb": result["peak_memory_mb"],
-        "parts": result["phases"],
-    }
+    options = ["--config-file", args.config_file, "--image-size", f"{args.size[0]}x{args.size[1]}", "--tf32", "on"]
+    options += ["--batch", str(batch), "--runs", str(args.runs), "--warmup", str(args.warmup)]
+    options += ["--channels-last"] if args.channels_last else []
+    overrides = ["MODEL.DEVICE", args.device, "MODEL.WEIGHT", weights, "DTYPE", dtype]
+    overrides += ["MODEL.ROI_HEADS.SCORE_THRESH", "0.0", "MODEL.RESNETS.STRIDE_IN_1X1", "False"]
+    overrides += ["MODEL.RPN.FPN_POST_NMS_PER_BATCH", "False"]
+    result = run_benchmark(args.benchmark, folder, (options, overrides), training)
+    chosen = {name: result[name] for name in ("seconds", "detections", "peak_memory_mb", "waits_for_gpu")}
+    return dict(chosen, parts=result["phases"])
 
 
 def size(text):
@@ -225,6 +212,7 @@ def main():
     parser.add_argument("--inference", type=int, nargs="*", default=[1, 8], help="batches")
     parser.add_argument("--training", type=int, nargs="*", default=[2, 16], help="batches")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float16"])
+    parser.add_argument("--channels-last", action="store_true", help="on both sides")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=10, help="timed runs of each side in a round")
     parser.add_argument("--warmup", type=int, default=5)
@@ -242,7 +230,7 @@ def main():
     print(f"{name}, torch {torch.__version__}, torchvision {torchvision.__version__}, {args.size[0]}x{args.size[1]}")
 
     model = build_peer(*args.size)
-    peer = Peer(model, device, *args.size)
+    peer = Peer(model, device, args.size, args.channels_last)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, "weights.pth")
@@ -255,7 +243,7 @@ def main():
                 for _ in range(args.rounds):
                     theirs = peer.run(training, batch, dtype, args.runs, args.warmup)
                     own = ours(args, folder, weights, training, batch, dtype)
-                    if theirs["detections"] != own["detections"]:
+                    if not training and abs(theirs["detections"] - own["detections"]) > 0.02 * theirs["detections"]:
                         sys.exit(
                             f"{what}, batch {batch}, {dtype}: torchvision returns {theirs['detections']} detections, "
                             f"`benchmark` {own['detections']}"
@@ -265,7 +253,8 @@ def main():
                 memory = [rounds[-1][side]["peak_memory_mb"] or float("nan") for side in (0, 1)]
                 print(
                     f"{what}, batch {batch}, {dtype}: torchvision {rate[0]:.2f} images/s, {memory[0]:.0f} MiB; "
-                    f"here {rate[1]:.2f} images/s, {memory[1]:.0f} MiB; ratio {rate[1] / rate[0]:.2f}"
+                    f"here {rate[1]:.2f} images/s, {memory[1]:.0f} MiB, {rounds[-1][1]['waits_for_gpu']} waits; "
+                    f"ratio {rate[1] / rate[0]:.2f}; detections {', '.join(str(r['detections']) for r in rounds[-1])}"
                 )
                 for side, whose in enumerate(("torchvision", "here")):
                     parts = rounds[-1][side]["parts"]
@@ -273,9 +262,10 @@ def main():
                 results.append(
                     {"what": what, "batch": batch, "dtype": dtype, "rounds": [{"torchvision": a, "here": b} for a, b in rounds]}
                 )
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump({"device": name, "torch": torch.__version__, "size": args.size, "results": results}, file, indent=1)
+                if args.json:  # after each case, so that whoever runs out of time has the others
+                    report = {"device": name, "torch": torch.__version__, "size": args.size, "results": results}
+                    with open(args.json, "w") as file:
+                        json.dump(report, file, indent=1)
 
 
 if __name__ == "__main__":

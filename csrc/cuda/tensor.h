@@ -9,6 +9,7 @@
 #include <cuda_runtime_api.h>
 
 #include "cuda/scalar_type.h"
+#include "cuda/target.h"
 
 namespace mrb::cuda {
 
@@ -30,6 +31,10 @@ inline mrb_scalar_type scalar_type(const char* op, const at::Tensor& tensor) {
       TORCH_CHECK(false, op, ": on CUDA the type must be float32, float16 or bfloat16, not ", tensor.scalar_type());
   }
 }
+
+// Where the values of a tensor that may be absent begin.
+inline const void* data(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
+inline void* mutable_data(const at::Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
 
 inline void check(const char* op, cudaError_t status) {
   TORCH_CHECK(status == cudaSuccess, op, ": CUDA says: ", cudaGetErrorString(status));

@@ -68,6 +68,7 @@ int mrb_reducer_new(mrb_error* error, mrb_reducer** reducer, const mrb_process_g
     // Gradients come in about the reverse order of the parameters.
     std::reverse(buckets.begin(), buckets.end());
     auto countdown = std::make_unique<Countdown>(list, on_computed);
+    // Gradients are parts of the buckets: the averages need not be copied back, and are not in memory twice.
     auto made = std::make_unique<c10d::Reducer>(
         std::move(list), std::move(buckets), group->group, sparse, c10d::kDefaultBucketBytesCap,
         /*find_unused_parameters=*/false, /*gradient_as_bucket_view=*/true, std::move(name_of),

@@ -1,4 +1,17 @@
+#include <ATen/ops/from_blob.h>
+
+#include <memory>
+
 #include "guard.h"
+
+int mrb_tensor_over(mrb_error* error, at::Tensor** output, float* values, const int64_t* sizes, size_t dimensions,
+                    void (*release)(void*), void* owner) {
+  return mrb::guarded(error, [&] {
+    const std::shared_ptr<void> held(owner, release);
+    const at::IntArrayRef shape(sizes, dimensions);
+    *output = new at::Tensor(at::from_blob(values, shape, [held](void*) {}, at::TensorOptions().dtype(at::kFloat)));
+  });
+}
 
 int mrb_upload(mrb_error* error, at::Tensor** output, const at::Tensor* tensor, int64_t index) {
   return mrb::guarded(error, [&] {

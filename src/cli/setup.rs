@@ -25,6 +25,25 @@ use crate::utils::miscellaneous::mkdir;
 /// Name of the programs' own log lines.
 pub(super) const TARGET: &str = "maskrcnn_benchmark";
 
+/// Meets the job's other processes. Gives this one's device, ready for use: with `MODEL.DEVICE cuda` each has its own.
+///
+/// # Errors
+/// A device that cannot be used, or a job that does not come together.
+pub(super) fn join_job(device: &str, distributed: &DistributedArgs, backend: &BackendArgs) -> Result<Device> {
+    // Before all else that asks libtorch about CUDA.
+    let mut chosen = parse_device(device)?;
+    backend.apply()?;
+    comm::init_process_group(distributed.local_rank, distributed.timeout(), distributed.slow_after())?;
+    if device == "cuda" {
+        chosen = parse_device(&format!("cuda:{}", get_local_rank()))?;
+    }
+    if let Device::Cuda(index) = chosen {
+        ffi::cuda_set_device(index)?;
+        comm::add_nccl(distributed.timeout())?;
+    }
+    Ok(chosen)
+}
+
 /// A program that has its configuration, its log and its seed.
 pub(super) struct Program {
     pub(super) cfg: Config,
@@ -48,16 +67,7 @@ impl Program {
         ffi::keep_freed_memory();
         let cfg = Config::load(args.path(), &args.opts)?;
         cfg.dtype.parse::<Precision>()?;
-        let mut device = parse_device(&cfg.model.device)?;
-        backend.apply()?;
-        comm::init_process_group(distributed.local_rank, distributed.timeout(), distributed.slow_after())?;
-        if cfg.model.device == "cuda" {
-            device = parse_device(&format!("cuda:{}", get_local_rank()))?;
-        }
-        if let Device::Cuda(index) = device {
-            ffi::cuda_set_device(index)?;
-            comm::add_nccl(distributed.timeout())?;
-        }
+        let device = join_job(&cfg.model.device, distributed, backend)?;
         let output_dir = (!cfg.output_dir.is_empty()).then(|| PathBuf::from(&cfg.output_dir));
         if let Some(dir) = &output_dir {
             mkdir(dir).context("OUTPUT_DIR")?;

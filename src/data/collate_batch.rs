@@ -1,9 +1,8 @@
 //! From the samples of a batch to the network's input (the original's `collate_batch.py`).
 
-use tch::Tensor;
-
 use super::datasets::Sample;
 use super::transforms::{Normalize, RgbImage};
+use crate::ffi;
 use crate::structures::{BoxList, ImageList};
 
 /// One batch.
@@ -80,7 +79,7 @@ impl Collator {
 impl PlainBatch {
     pub(super) fn into_batch(self) -> Batch {
         let [number, height, width] = self.shape.map(|size| size as i64);
-        let tensors = Tensor::from_slice(&self.planes).view([number, 3, height, width]);
+        let tensors = ffi::tensor_of(self.planes, &[number, 3, height, width]).expect("a plane for each channel");
         Batch {
             images: ImageList { tensors, image_sizes: self.sizes_hw },
             targets: self.targets,
@@ -94,7 +93,7 @@ impl PlainBatch {
 mod tests {
     use super::*;
     use crate::structures::{to_image_list, Mode};
-    use tch::{Device, Kind};
+    use tch::{Device, Kind, Tensor};
 
     fn sample(index: usize, width: usize, height: usize) -> Sample {
         let data = (0..width * height * 3).map(|value| (value * 7 + index) as u8).collect();

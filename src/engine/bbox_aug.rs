@@ -81,13 +81,8 @@ pub fn im_detect_bbox_aug(
             }
         }
     }
-    let detections = merged
-        .iter()
-        .map(|views| {
-            let all = cat_boxlist(views)?;
-            heads.r#box.post_processor().filter_results(&all, cfg.model.roi_box_head.num_classes)
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let merged = merged.iter().map(|views| cat_boxlist(views)).collect::<Result<Vec<_>>>()?;
+    let detections = heads.r#box.post_processor().filter_results(&merged, cfg.model.roi_box_head.num_classes)?;
     let features = identity.context("the identity view comes first")?;
     heads.detect_from_boxes(&features, detections)
 }

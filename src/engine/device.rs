@@ -4,6 +4,7 @@ use anyhow::{bail, ensure, Result};
 use tch::{Cuda, Device};
 
 use crate::ffi::{self, cuda_machine, has_kernels_for, open_cuda};
+use crate::utils::miscellaneous;
 
 /// The device that a name such as `cpu`, `cuda` or `cuda:1` means. CUDA is made ready for use.
 ///
@@ -37,8 +38,28 @@ fn cuda_device(index: usize) -> Result<()> {
         device.name
     );
     open_cuda()?;
-    ensure!(Cuda::is_available(), "libtorch finds no CUDA device");
+    ensure!(
+        Cuda::is_available(),
+        "libtorch finds no CUDA device although its CUDA library is open: something asked libtorch about CUDA before (a \
+         seed does), and it remembers the answer"
+    );
     Ok(())
+}
+
+/// The most memory so far in MiB: that of tensors on a CUDA device, as in the original, or that of the process. `None`
+/// where it is not known.
+pub fn peak_memory_mib(device: Device) -> Option<f64> {
+    match device {
+        Device::Cuda(index) => ffi::cuda_peak_memory(index).ok().map(|bytes| bytes as f64 / 1024.0 / 1024.0),
+        _ => miscellaneous::peak_memory_mib(),
+    }
+}
+
+/// Waits until a CUDA device has done all that it was given; nothing on the CPU.
+pub fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
 }
 
 #[cfg(test)]

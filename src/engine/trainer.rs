@@ -5,17 +5,18 @@ use std::time::Instant;
 use anyhow::{anyhow, Context, Result};
 use tch::{Device, Kind, Tensor};
 
+use super::device::peak_memory_mib;
 use super::inference::inference;
 use super::loss_history::LossHistory;
 use super::training_state::{checkpoint_name, random_state, set_random_state, TrainingState};
 use crate::config::Config;
 use crate::data::{Batch, DataLoader};
-use crate::ffi::{self, Reducer};
+use crate::ffi::Reducer;
 use crate::modeling::detector::{GeneralizedRcnn, Losses};
 use crate::solver::GradScaler;
 use crate::utils::comm::{self, Phase};
 use crate::utils::metric_logger::MetricLogger;
-use crate::utils::miscellaneous::{self, without_backtrace};
+use crate::utils::miscellaneous::without_backtrace;
 use crate::utils::progress::Progress;
 use crate::utils::termination::on_termination;
 use crate::utils::timer::time_str;
@@ -233,7 +234,7 @@ fn log_line(
     let per_iteration = times.get("time").map_or(0.0, |time| time.global_avg());
     let eta = time_str((per_iteration * (max_iter - iteration) as f64).floor());
     let lr = training.state.lock().optimizer.lr();
-    let memory = peak_memory_mib(training.device);
+    let memory = peak_memory_mib(training.device).unwrap_or(0.0);
     let delimiter = meters.delimiter();
     let what = if what.is_empty() { String::new() } else { format!("{what}{delimiter}") };
     log::info!(
@@ -246,15 +247,6 @@ fn save(state: &TrainingState, name: &str, iteration: i64) -> Result<()> {
     comm::enter(Phase::Checkpoint);
     state.save(name).with_context(|| format!("saving the checkpoint {name} of iteration {iteration}"))?;
     Ok(())
-}
-
-/// The most memory so far in MiB: that of tensors on a CUDA device, as in the original, or that of the process.
-fn peak_memory_mib(device: Device) -> f64 {
-    let mib = match device {
-        Device::Cuda(index) => ffi::cuda_peak_memory(index).ok().map(|bytes| bytes as f64 / 1024.0 / 1024.0),
-        _ => miscellaneous::peak_memory_mib(),
-    };
-    mib.unwrap_or(0.0)
 }
 
 fn save_at_signal(state: &TrainingState, signal: &str) {

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::{call_for_tensor, call_for_tensors, optional, raw, DeformConvGeometry, DeformRoiPoolGeometry};
 
-/// See [`crate::layers::roi_align`]. A RoI whose batch index does not exist is an error.
+/// See [`crate::layers::roi_align`]. A RoI of an image that is not in the batch is an error on the CPU.
 pub fn roi_align(
     input: &Tensor,
     rois: &Tensor,
@@ -22,7 +22,7 @@ pub fn roi_align(
     })
 }
 
-/// See [`crate::layers::roi_pool`]. A RoI whose batch index does not exist is an error.
+/// See [`crate::layers::roi_pool`]. A RoI of an image that is not in the batch is an error on the CPU.
 pub fn roi_pool(
     input: &Tensor,
     rois: &Tensor,

@@ -1,6 +1,6 @@
 //! The declarations of `csrc/api.h`, in its order.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 
 use torch_sys::C_tensor;
 
@@ -242,6 +242,16 @@ extern "C" {
     pub fn mrb_autocast_enter(error: *mut Error, before: *mut Autocast, cuda: bool, bfloat16: bool) -> c_int;
 
     pub fn mrb_autocast_leave(error: *mut Error, before: *const Autocast) -> c_int;
+
+    pub fn mrb_tensor_over(
+        error: *mut Error,
+        output: *mut *mut C_tensor,
+        values: *mut f32,
+        sizes: *const i64,
+        dimensions: usize,
+        release: extern "C" fn(*mut c_void),
+        owner: *mut c_void,
+    ) -> c_int;
 
     pub fn mrb_upload(error: *mut Error, output: *mut *mut C_tensor, tensor: *const C_tensor, index: i64) -> c_int;
 

@@ -1,8 +1,9 @@
 //! What tch lacks: memory formats, random numbers from a generator of one's own, the allocator's thresholds.
 
+use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use tch::Tensor;
 
 use super::{call, call_for_tensor, raw};
@@ -32,6 +33,27 @@ fn contiguous(tensor: &Tensor, channels_last: bool) -> Tensor {
 pub fn is_channels_last(tensor: &Tensor) -> bool {
     // SAFETY: the handle comes from a live borrowed tensor, which the function only reads.
     unsafe { raw::mrb_is_channels_last(tensor.as_ptr()) }
+}
+
+/// A tensor of these values, which it takes over without a copy.
+///
+/// # Errors
+/// Another number of values than the shape has.
+pub fn tensor_of(values: Vec<f32>, shape: &[i64]) -> Result<Tensor> {
+    extern "C" fn release(owner: *mut c_void) {
+        // SAFETY: `owner` is the pointer that `into_raw` gave below, and this is called once.
+        drop(unsafe { Box::from_raw(owner.cast::<Vec<f32>>()) });
+    }
+    let (expected, found) = (shape.iter().product::<i64>(), values.len());
+    ensure!(expected == found as i64, "{found} values for a tensor of shape {shape:?}");
+    let mut owner = Box::new(values);
+    let (values, sizes) = (owner.as_mut_ptr(), shape.as_ptr());
+    let owner = Box::into_raw(owner).cast::<c_void>();
+    // SAFETY: the vector, whose memory stays where it is, lives until `release`; the shape lives for the call; the error
+    // and output come from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe {
+        raw::mrb_tensor_over(error, output, values, sizes, shape.len(), release, owner)
+    })
 }
 
 /// A copy on the CUDA device of this number, over pinned memory, so that the program does not wait until it is there.
@@ -156,6 +178,19 @@ mod tests {
         assert_eq!(last.stride(), [60, 1, 15, 3]);
         assert_eq!(last, x);
         assert_eq!(nchw(&last).stride(), x.stride());
+    }
+
+    #[test]
+    fn a_tensor_takes_over_values() {
+        let values = vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let place = values.as_ptr();
+        let tensor = tensor_of(values, &[2, 3]).unwrap();
+        assert_eq!(tensor.data_ptr().cast_const().cast(), place);
+        let view = tensor.get(1);
+        drop(tensor);
+        assert_eq!(Vec::<f32>::try_from(view).unwrap(), [4.0, 5.0, 6.0]);
+        assert_eq!(tensor_of(Vec::new(), &[0, 3, 0, 0]).unwrap().size(), [0, 3, 0, 0]);
+        assert!(tensor_of(vec![0.0], &[2]).is_err());
     }
 
     #[test]

@@ -1,14 +1,10 @@
 //! Assigns predictions (anchors or proposals) to ground-truth boxes by their overlap.
 
 use anyhow::{ensure, Result};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::layers::{match_by_iou, IouMatches};
 use crate::structures::BoxList;
-
-/// The largest number of values of a ground-truth-by-prediction matrix that is held at once where there is no kernel
-/// that does without it. The original holds the whole matrix: several GB for a thousand objects on a large image.
-const CHUNK_VALUES: i64 = 1 << 20;
 
 /// Matches each prediction to at most one ground-truth box (Faster R-CNN, section 3.1.2).
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +44,8 @@ impl Matcher {
 
     /// Matches predictions to ground truth by IoU. Without ground truth everything is background.
     ///
-    /// Memory does not grow with the product of the numbers: on the CPU the overlaps are never stored, on other devices
-    /// they are computed over some predictions at a time.
+    /// Memory does not grow with the product of the numbers: the overlaps are never stored. (The original holds the whole
+    /// matrix: several GB for a thousand objects on a large image.)
     ///
     /// # Shapes
     /// `targets` `[M, 4]`, `predictions` `[N, 4]` (both xyxy) → `[N]` int64: index of the ground truth, or one of the
@@ -60,10 +56,7 @@ impl Matcher {
             let options = (Kind::Int64, predictions.device());
             return Tensor::full([predictions.size()[0]], Self::BELOW_LOW_THRESHOLD, options);
         }
-        self.assign(&match predictions.device() {
-            Device::Cpu => match_by_iou(targets, predictions),
-            _ => match_in_chunks(targets, predictions, CHUNK_VALUES),
-        })
+        self.assign(&match_by_iou(targets, predictions))
     }
 
     /// Matches boxes to the ground truth of their image, and gives each the class of its match: 0 is background, -1 is
@@ -114,78 +107,13 @@ impl Matcher {
     }
 }
 
-/// What [`match_by_iou`] gives, by plain tensor operations over chunks of predictions.
-fn match_in_chunks(targets: &Tensor, predictions: &Tensor, chunk_values: i64) -> IouMatches {
-    let (number, total) = (targets.size()[0], predictions.size()[0]);
-    let (targets, predictions) = (Corners::of(targets), Corners::of(predictions));
-    let chunk = (chunk_values / number).max(1);
-    let parts: Vec<Corners> =
-        (0..total).step_by(chunk as usize).map(|start| predictions.narrow(start, chunk.min(total - start))).collect();
-    let mut highest: Option<Tensor> = None;
-    let mut best = Vec::with_capacity(parts.len());
-    for part in &parts {
-        let overlap = targets.iou(part);
-        best.push(overlap.max_dim(0, false));
-        let of_chunk = overlap.max_dim(1, true).0;
-        highest = Some(match highest {
-            Some(so_far) => so_far.maximum(&of_chunk),
-            None => of_chunk,
-        });
-    }
-    let highest = highest.expect("there is a prediction");
-    // The overlaps are computed a second time instead of being kept.
-    let attains: Vec<Tensor> =
-        parts.iter().map(|part| targets.iou(part).eq_tensor(&highest).any_dim(0, false)).collect();
-    let (best_iou, best_gt): (Vec<Tensor>, Vec<Tensor>) = best.into_iter().unzip();
-    IouMatches {
-        best_iou: Tensor::cat(&best_iou, 0),
-        best_gt: Tensor::cat(&best_gt, 0),
-        attains_gt_maximum: Tensor::cat(&attains, 0),
-    }
-}
-
-/// The corners of boxes as separate contiguous columns `[N]`, with their areas.
-struct Corners {
-    x1: Tensor,
-    y1: Tensor,
-    x2: Tensor,
-    y2: Tensor,
-    area: Tensor,
-}
-
-impl Corners {
-    fn of(boxes: &Tensor) -> Self {
-        let columns = boxes.transpose(0, 1).contiguous().unbind(0);
-        let [x1, y1, x2, y2]: [Tensor; 4] = columns.try_into().expect("boxes have four columns");
-        let area = (&x2 - &x1 + 1.0) * (&y2 - &y1 + 1.0);
-        Self { x1, y1, x2, y2, area }
-    }
-
-    fn narrow(&self, start: i64, length: i64) -> Self {
-        let part = |t: &Tensor| t.narrow(0, start, length);
-        Self { x1: part(&self.x1), y1: part(&self.y1), x2: part(&self.x2), y2: part(&self.y2), area: part(&self.area) }
-    }
-
-    /// The overlaps `[M, N]` with `other`, by the formula (and in the order of operations) of `boxlist_iou`.
-    fn iou(&self, other: &Corners) -> Tensor {
-        let row = |t: &Tensor| t.unsqueeze(1);
-        let side = |low: (&Tensor, &Tensor), high: (&Tensor, &Tensor)| {
-            let mut side = row(high.0).minimum(high.1);
-            side -= row(low.0).maximum(low.1);
-            side += 1.0;
-            side.clamp_min_(0.0)
-        };
-        let mut inter = side((&self.x1, &other.x1), (&self.x2, &other.x2));
-        inter *= side((&self.y1, &other.y1), (&self.y2, &other.y2));
-        let union = row(&self.area) + &other.area - &inter;
-        inter / union
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+    use tch::Device;
+
+    use super::*;
+    use crate::structures::{boxlist_iou, Mode};
 
     fn boxes(values: &[[f32; 4]]) -> Tensor {
         let flat: Vec<f32> = values.iter().flat_map(|v| [v[0], v[1], v[0] + v[2], v[1] + v[3]]).collect();
@@ -195,18 +123,17 @@ mod tests {
     proptest! {
         // Whole numbers, so that ties happen.
         #[test]
-        fn the_kernel_and_any_cut_into_chunks_agree(
+        fn the_kernel_and_the_whole_matrix_agree(
             targets in prop::collection::vec(prop::array::uniform4(0_u8..12), 1..6),
             predictions in prop::collection::vec(prop::array::uniform4(0_u8..12), 1..40),
-            chunk_values in 1_i64..100,
             low_quality: bool,
         ) {
             let float = |v: &[[u8; 4]]| boxes(&v.iter().map(|b| b.map(f32::from)).collect::<Vec<_>>());
             let (targets, predictions) = (float(&targets), float(&predictions));
             let matcher = Matcher::new(0.7, 0.3, low_quality).unwrap();
-            let whole = matcher.match_boxes(&targets, &predictions);
-            let cut = matcher.assign(&match_in_chunks(&targets, &predictions, chunk_values));
-            prop_assert_eq!(Vec::<i64>::try_from(&whole).unwrap(), Vec::<i64>::try_from(&cut).unwrap());
+            let list = |boxes: &Tensor| BoxList::new(boxes.shallow_clone(), (24, 24), Mode::Xyxy).unwrap();
+            let whole = matcher.match_quality(&boxlist_iou(&list(&targets), &list(&predictions)).unwrap());
+            prop_assert!(matcher.match_boxes(&targets, &predictions) == whole);
         }
     }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::structures::BoxList;
+use crate::structures::{boxlist_nms_in_groups, BoxList};
 
 /// Concatenates along `dim`; a single tensor is returned as it is.
 pub fn cat(tensors: &[Tensor], dim: i64) -> Tensor {
@@ -13,15 +13,8 @@ pub fn cat(tensors: &[Tensor], dim: i64) -> Tensor {
     }
 }
 
-/// The indices at which a one-dimensional mask is set, ascending.
-///
-/// # Shapes
-/// `mask` `[N]` → `[K]` int64.
-pub fn indices_of(mask: &Tensor) -> Tensor {
-    mask.nonzero().squeeze_dim(1)
-}
-
-/// [`indices_of`] for several masks on the same device, which the program waits for only once.
+/// The indices at which each of several one-dimensional masks on the same device is set, ascending. The program waits for
+/// the device only once.
 ///
 /// # Shapes
 /// Each `[N]` → `[K]` int64.
@@ -41,19 +34,29 @@ pub fn zero_loss(tensor: &Tensor) -> Tensor {
     (tensor * 0.0).sum(Kind::Float)
 }
 
-/// The detections of an image whose score is at least the `limit`-th best (so ties can exceed the limit), in their
-/// order; all of them for a limit of 0 or below.
+/// The detections of each image among its candidates (fields `scores` and `labels`): those that survive NMS within their
+/// class, and of those the ones whose score is at least the `limit`-th best (so ties can exceed the limit; all of them for
+/// a limit of 0 or below). Their order stays. A GPU is waited for once.
 ///
 /// # Errors
-/// A list without the field `scores`.
-pub fn keep_best(boxes: &BoxList, limit: i64) -> Result<BoxList> {
-    let number = boxes.len() as i64;
-    if limit <= 0 || number <= limit {
-        return Ok(boxes.shallow_clone());
-    }
-    let scores = boxes.tensor_field("scores")?;
-    let threshold = scores.kthvalue(number - limit + 1, 0, false).0;
-    boxes.select(&indices_of(&scores.ge_tensor(&threshold)))
+/// A list without one of the fields.
+pub fn select_detections(
+    candidates: &[BoxList],
+    num_classes: i64,
+    nms_thresh: f64,
+    limit: i64,
+) -> Result<Vec<BoxList>> {
+    let masks = candidates.iter().map(|boxes| {
+        let survivors = boxlist_nms_in_groups(boxes, boxes.tensor_field("labels")?, num_classes, nms_thresh, "scores")?;
+        if limit <= 0 || boxes.len() as i64 <= limit {
+            return Ok(survivors);
+        }
+        let scores = boxes.tensor_field("scores")?.where_scalarother(&survivors, f64::NEG_INFINITY);
+        let threshold = scores.topk(limit, 0, true, false).0.min();
+        Ok(survivors.logical_and(&scores.ge_tensor(&threshold)))
+    });
+    let masks = masks.collect::<Result<Vec<_>>>()?;
+    candidates.iter().zip(indices_of_all(&masks)).map(|(boxes, kept)| boxes.select(&kept)).collect()
 }
 
 #[cfg(test)]
@@ -66,7 +69,7 @@ mod tests {
         let found = indices_of_all(&masks);
         assert_eq!(found.len(), masks.len());
         for (mask, found) in masks.iter().zip(&found) {
-            assert_eq!((found.kind(), found), (Kind::Int64, &indices_of(mask)));
+            assert_eq!((found.kind(), found), (Kind::Int64, &mask.nonzero().squeeze_dim(1)));
         }
         assert!(indices_of_all(&[]).is_empty());
     }

@@ -1,7 +1,7 @@
 //! Operations on whole box lists (the original's `structures/boxlist_ops.py`).
 
 use anyhow::{ensure, Context, Result};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::bounding_box::{BoxList, Mode};
 use crate::layers::{nms, nms_mask};
@@ -23,11 +23,11 @@ pub fn boxlist_nms(list: &BoxList, threshold: f64, max_proposals: i64, score_fie
     Ok(corners.select(&keep)?.convert(list.mode()))
 }
 
-/// [`boxlist_nms`] of several groups at once, such as classes: boxes suppress only others of their group. The survivors
-/// stay in the list's order.
+/// Which boxes survive [`boxlist_nms`] of several groups at once, such as classes: boxes suppress only others of their
+/// group. On CUDA nothing waits for the result.
 ///
 /// # Shapes
-/// `groups`: `[N]`, int64, from 0 to below `group_count`.
+/// `groups`: `[N]`, int64, from 0 to below `group_count` → `[N]` bool.
 ///
 /// # Errors
 /// If `score_field` is missing or no tensor.
@@ -37,13 +37,12 @@ pub fn boxlist_nms_in_groups(
     group_count: i64,
     threshold: f64,
     score_field: &str,
-) -> Result<BoxList> {
+) -> Result<Tensor> {
+    let scores = list.tensor_field(score_field)?;
     if threshold <= 0.0 {
-        return Ok(list.shallow_clone());
+        return Ok(scores.ones_like().to_kind(Kind::Bool));
     }
-    let corners = list.convert(Mode::Xyxy);
-    let survives = nms_mask(corners.bbox(), corners.tensor_field(score_field)?, groups, group_count, threshold);
-    list.select(&survives.nonzero().squeeze_dim(1))
+    Ok(nms_mask(list.convert(Mode::Xyxy).bbox(), scores, groups, group_count, threshold))
 }
 
 /// The boxes with both sides at least `min_size` pixels (inclusive corners: a side is `x2 - x1 + 1`).
@@ -134,7 +133,8 @@ mod tests {
         boxes.add_field("scores", Tensor::from_slice(&[0.1f32, 0.9, 0.5]));
         let groups = Tensor::from_slice(&[1i64, 0, 1]);
         let kept = |threshold| {
-            let kept = boxlist_nms_in_groups(&boxes, &groups, 2, threshold, "scores").unwrap();
+            let survivors = boxlist_nms_in_groups(&boxes, &groups, 2, threshold, "scores").unwrap();
+            let kept = boxes.select(&survivors).unwrap();
             Vec::<f32>::try_from(kept.tensor_field("scores").unwrap()).unwrap()
         };
         assert_eq!(kept(0.5), [0.9, 0.5]);

@@ -1,11 +1,12 @@
 //! Golden tests of the operators in `csrc/ops`. Matching, box coding, sampling, anchors, pooling over levels, masks and
 //! keypoints are in `ops_modeling`, the plain layers in `models`.
 
-use maskrcnn_benchmark::layers::dcn::{self, DeformConvGeometry};
+use maskrcnn_benchmark::layers::dcn::DeformConvGeometry;
 use maskrcnn_benchmark::layers::{self, SuppressionRule};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
+use crate::operators::Operators;
 use crate::support::{self, Report, Tensors};
 
 /// The cases of one operator: its parameters and tensors; `None` where the golden folder has no operators.
@@ -34,10 +35,11 @@ pub fn gradients(output: &Tensor, grad_output: &Tensor, inputs: &[&Tensor]) -> V
 
 #[test]
 fn roi_align() {
-    roi_align_on(Device::Cpu);
+    roi_align_by(Operators::On(Device::Cpu));
 }
 
-pub fn roi_align_on(device: Device) {
+pub fn roi_align_by(operators: Operators) {
+    let device = operators.device();
     let Some((cases, tensors)) = cases("roi_align") else { return };
     let mut report = Report::new("ops/roi_align");
     for (case, parameters) in &cases {
@@ -45,7 +47,7 @@ pub fn roi_align_on(device: Device) {
         let get = |name: &str| find(name).expect("a tensor of the case");
         for (format, input) in [("nchw", get("input").copy()), ("channels_last", channels_last(&get("input")))] {
             let input = leaf(&input);
-            let output = layers::roi_align(
+            let output = operators.roi_align(
                 &input,
                 &get("rois"),
                 pair(&parameters["output_size"]),
@@ -64,10 +66,11 @@ pub fn roi_align_on(device: Device) {
 
 #[test]
 fn nms() {
-    nms_on(Device::Cpu);
+    nms_by(Operators::On(Device::Cpu));
 }
 
-pub fn nms_on(device: Device) {
+pub fn nms_by(operators: Operators) {
+    let device = operators.device();
     let Some((cases, tensors)) = cases("nms") else { return };
     let mut report = Report::new("ops/nms");
     for (case, parameters) in &cases {
@@ -77,11 +80,11 @@ pub fn nms_on(device: Device) {
             let number = threshold.as_f64().expect("a number");
             for (name, rule) in [("cpu", SuppressionRule::AtLeast), ("cuda", SuppressionRule::Above)] {
                 let want = get(&format!("keep_{name}_{threshold}"));
-                let got = layers::nms_with_rule(&boxes, &scores, number, rule);
+                let got = operators.nms(&boxes, &scores, number, rule);
                 report.equal(case, &format!("keep_{name}"), indices(&got), indices(&want));
-                if rule == SuppressionRule::of_device(device) {
+                if rule == operators.suppression_rule() {
                     let one_group = Tensor::zeros([boxes.size()[0]], (Kind::Int64, device));
-                    let mask = layers::nms_mask(&boxes, &scores, &one_group, 1, number);
+                    let mask = operators.nms_mask(&boxes, &scores, &one_group, 1, number);
                     report.equal(case, "mask", indices(&mask.nonzero().squeeze_dim(1)), indices(&want));
                 }
             }
@@ -101,10 +104,11 @@ pub fn channels_last(tensor: &Tensor) -> Tensor {
 
 #[test]
 fn roi_pool() {
-    roi_pool_on(Device::Cpu);
+    roi_pool_by(Operators::On(Device::Cpu));
 }
 
-pub fn roi_pool_on(device: Device) {
+pub fn roi_pool_by(operators: Operators) {
+    let device = operators.device();
     let Some((cases, tensors)) = cases("roi_pool") else { return };
     let mut report = Report::new("ops/roi_pool");
     for (case, parameters) in &cases {
@@ -112,7 +116,7 @@ pub fn roi_pool_on(device: Device) {
         for (format, input) in [("nchw", get("input").copy()), ("channels_last", channels_last(&get("input")))] {
             let input = leaf(&input);
             let size = pair(&parameters["output_size"]);
-            let output = layers::roi_pool(&input, &get("rois"), size, support::number(&parameters["spatial_scale"]));
+            let output = operators.roi_pool(&input, &get("rois"), size, support::number(&parameters["spatial_scale"]));
             report.close(case, &format!("output {format}"), &output, &get("output"), 0.0, 0.0);
             let grads = gradients(&output, &get("grad_output"), &[&input]);
             report.close(case, &format!("grad_input {format}"), &grads[0], &get("grad_input"), 1e-5, 0.0);
@@ -132,20 +136,23 @@ pub fn roi_pool_on(device: Device) {
 /// original's slow fallback: the same function, whose plain logarithms lose digits away from 0 and end in nan.
 #[test]
 fn sigmoid_focal_loss() {
-    sigmoid_focal_loss_on(Device::Cpu);
+    sigmoid_focal_loss_by(Operators::On(Device::Cpu));
 }
 
-pub fn sigmoid_focal_loss_on(device: Device) {
+pub fn sigmoid_focal_loss_by(operators: Operators) {
+    let device = operators.device();
     let Some((cases, tensors)) = cases("sigmoid_focal_loss") else { return };
     let mut report = Report::new("ops/sigmoid_focal_loss");
     for (case, parameters) in &cases {
         let get = |name: &str| tensors.get(&format!("{case}/{name}")).to_device(device);
         let number = |name: &str| support::number(&parameters[name]);
         let logits = leaf(&get("logits"));
-        let loss = layers::sigmoid_focal_loss(&logits, &get("targets"), number("gamma"), number("alpha"));
+        let loss = operators.sigmoid_focal_loss(&logits, &get("targets"), number("gamma"), number("alpha"));
         report.close(case, "loss_kernel", &loss, &get("loss_kernel"), 1e-6, 1e-5);
         report.close(case, "sum_kernel", &loss.sum(Kind::Float).view(1), &get("sum_kernel"), 1e-6, 1e-5);
-        let grads = |factors: &Tensor| gradients(&loss_of(&logits, parameters, &get("targets")), factors, &[&logits]);
+        let grads = |factors: &Tensor| {
+            gradients(&loss_of(operators, &logits, parameters, &get("targets")), factors, &[&logits])
+        };
         let grad = &grads(&get("grad_output"))[0];
         report.close(case, "grad_kernel", grad, &get("grad_kernel"), 1e-6, 1e-5);
         let of_sum = &grads(&loss.detach().ones_like())[0];
@@ -165,9 +172,9 @@ pub fn sigmoid_focal_loss_on(device: Device) {
     report.finish();
 }
 
-fn loss_of(logits: &Tensor, parameters: &Value, targets: &Tensor) -> Tensor {
+fn loss_of(operators: Operators, logits: &Tensor, parameters: &Value, targets: &Tensor) -> Tensor {
     let number = |name: &str| support::number(&parameters[name]);
-    layers::sigmoid_focal_loss(logits, targets, number("gamma"), number("alpha"))
+    operators.sigmoid_focal_loss(logits, targets, number("gamma"), number("alpha"))
 }
 
 #[test]
@@ -191,10 +198,11 @@ fn smooth_l1() {
 
 #[test]
 fn deform_conv() {
-    deform_conv_on(Device::Cpu);
+    deform_conv_by(Operators::On(Device::Cpu));
 }
 
-pub fn deform_conv_on(device: Device) {
+pub fn deform_conv_by(operators: Operators) {
+    let device = operators.device();
     let Some((cases, tensors)) = cases("deform_conv") else { return };
     let mut report = Report::new("ops/deform_conv");
     for (case, parameters) in cases.iter().filter(|(_, p)| p.get("layer").is_none()) {
@@ -220,12 +228,8 @@ pub fn deform_conv_on(device: Device) {
                 leaves.push(leaf(&get("bias")));
             }
             let find = |name: &str| names.iter().position(|n| *n == name).map(|i| &leaves[i]);
-            let output = match find("mask") {
-                None => dcn::deform_conv(&leaves[0], &leaves[1], &leaves[2], geometry),
-                Some(mask) => {
-                    dcn::modulated_deform_conv(&leaves[0], &leaves[1], mask, &leaves[2], find("bias"), geometry)
-                }
-            };
+            let (input, offset, weight) = (&leaves[0], &leaves[1], &leaves[2]);
+            let output = operators.deform_conv(input, offset, find("mask"), weight, find("bias"), geometry);
             report.close(case, &format!("output {format}"), &output, &get("output"), 1e-4, 0.0);
             let references: Vec<&Tensor> = leaves.iter().collect();
             for (name, grad) in names.iter().zip(gradients(&output, &get("grad_output"), &references)) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
+use maskrcnn_benchmark::ffi;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -204,4 +205,24 @@ pub fn all_files_known(area: &Path, tested: &[&str], not_yet: &[(&str, &str)]) {
 pub fn generator() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// libtorch's deterministic algorithms, on or off for as long as this lives. Tests for which it matters wait for each other.
+pub struct Determinism {
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Determinism {
+    pub fn set(on: bool) -> Self {
+        static LOCK: Mutex<()> = Mutex::new(());
+        let alone = LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        ffi::set_deterministic(on).expect("a switch of libtorch");
+        Self { _alone: alone }
+    }
+}
+
+impl Drop for Determinism {
+    fn drop(&mut self) {
+        ffi::set_deterministic(false).expect("a switch of libtorch");
+    }
 }

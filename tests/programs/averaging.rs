@@ -117,17 +117,20 @@ impl Solver {
 }
 
 /// One process that runs the batches of both ranks in turn, each with the random numbers that it would have, and averages
-/// the gradients.
-fn in_turn(cfg: &Config, seed: u64, iterations: usize) -> Outcome {
+/// the gradients. Gives the mean of all losses too.
+fn in_turn(cfg: &Config, seed: u64, iterations: usize) -> (Outcome, f64) {
     let (_, _, second) = member(cfg, seed, 1);
     let (parameters, model, first) = member(cfg, seed, 0);
     let mut sources = [first, second];
     let mut solver = Solver::new(cfg, &parameters, &model);
+    let mut losses = Vec::new();
     for _ in 0..iterations {
         let mut of_first: Vec<Tensor> = Vec::new();
         for source in &mut sources {
             solver.optimizer.zero_grad();
-            (source.loss(&model) * solver.scale().unwrap_or(1.0)).backward();
+            let loss = source.loss(&model);
+            losses.push(loss.double_value(&[]));
+            (loss * solver.scale().unwrap_or(1.0)).backward();
             let mut gradients: Vec<_> = solver.optimizer.groups().iter().map(|group| group.tensor.grad()).collect();
             if of_first.is_empty() {
                 of_first = gradients.iter().map(Tensor::copy).collect();
@@ -140,7 +143,7 @@ fn in_turn(cfg: &Config, seed: u64, iterations: usize) -> Outcome {
         }
         solver.step();
     }
-    solver.outcome(&parameters)
+    (solver.outcome(&parameters), losses.iter().sum::<f64>() / losses.len() as f64)
 }
 
 extern "C" fn ignore() {}
@@ -207,8 +210,12 @@ fn two_processes_train_like_one_that_averages_and_go_on_exactly() {
     assert!(text.contains("Using 2 processes") && text.contains("rank 0 of 2 (local rank 0"), "{text}");
     assert!(!text.contains("[rank 1]"), "only rank 0 logs: {text}");
 
-    let expected = in_turn(&config(&whole, &length), 5, 20);
+    let (expected, loss) = in_turn(&config(&whole, &length), 5, 20);
     assert_eq!(expected.scale, None);
+    // Beside the median, the log has the mean over all iterations, here of the means over the processes.
+    let logged = text.split_once("iter: 20  loss: ").and_then(|(_, rest)| rest.split(['(', ')']).nth(1));
+    let logged: f64 = logged.and_then(|mean| mean.parse().ok()).expect("the mean loss in the log");
+    assert!((logged - loss).abs() <= 1e-4, "{logged} is not {loss}");
     is_near(&whole, &expected.weights, 1e-5);
 
     // Stopped after ten iterations, the run goes on with the random numbers of both processes.
@@ -234,6 +241,8 @@ fn two_processes_train_like_one_that_averages_and_go_on_exactly() {
     }
 }
 
+/// In this process all is equal bit by bit. The program may use another number of threads, with which sums have another
+/// order: its weights have the limit of float32, which is theirs too.
 #[test]
 fn two_processes_in_float16_leave_out_the_same_steps() {
     let _generator = generator();
@@ -241,7 +250,7 @@ fn two_processes_in_float16_leave_out_the_same_steps() {
     let output = folder.path();
     let overrides = ["DTYPE", "float16", "SOLVER.MAX_ITER", "20", "SOLVER.STEPS", "(15,)"];
     let cfg = config(output, &overrides);
-    let expected = in_turn(&cfg, 5, 20);
+    let (expected, _) = in_turn(&cfg, 5, 20);
     assert!((1..20).contains(&expected.skipped.len()), "{:?}", expected.skipped);
 
     let members = side_by_side(&cfg, 5, 20);

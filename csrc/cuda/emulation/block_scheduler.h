@@ -1,14 +1,17 @@
 // Runs the threads of a block in turns on one thread of the host, each on a stack of its own once one of them waits at a
-// barrier. The order is the same every time; blocks with an odd index start their threads in reverse, so that a missing
-// barrier shows in one of the two.
+// barrier. A test chooses the order of threads and blocks: what depends on it, other than a sum's last digits, is a race.
 #pragma once
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <numeric>
+#include <random>
 #include <vector>
 
 struct uint3 {
@@ -26,6 +29,12 @@ inline dim3 blockDim, gridDim;
 
 namespace mrb::emulation {
 
+// The order of blocks, and of a block's threads from one barrier to the next. `shuffled` is the same every time.
+enum class Order { rising, falling, shuffled };
+
+// Of the launches from this thread of the host.
+inline thread_local Order order = Order::rising;
+
 class BlockScheduler {
  public:
   // Calls `body` for every thread of every block. Calls from several threads of the host wait for each other.
@@ -34,16 +43,15 @@ class BlockScheduler {
     body_ = &body;
     gridDim = grid;
     blockDim = size;
-    threads_ = static_cast<size_t>(size.x) * size.y * size.z;
-    size_t number = 0;
-    for (unsigned z = 0; z < grid.z; ++z) {
-      for (unsigned y = 0; y < grid.y; ++y) {
-        for (unsigned x = 0; x < grid.x; ++x) {
-          blockIdx = {x, y, z};
-          reversed_ = number++ % 2 == 1;
-          run_block();
-        }
-      }
+    random_.seed(1);
+    numbers_.resize(static_cast<size_t>(size.x) * size.y * size.z);
+    std::vector<uint64_t> blocks(static_cast<uint64_t>(grid.x) * grid.y * grid.z);
+    std::iota(blocks.begin(), blocks.end(), 0);
+    arrange(blocks);
+    for (const uint64_t block : blocks) {
+      blockIdx = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+                  static_cast<unsigned>(block / grid.x / grid.y)};
+      run_block();
     }
   }
 
@@ -64,12 +72,23 @@ class BlockScheduler {
   };
   static constexpr size_t stack_bytes = 128 << 10;
 
+  // Rising numbers in the order that was chosen.
+  template <typename T>
+  void arrange(std::vector<T>& numbers) {
+    if (order == Order::falling) std::reverse(numbers.begin(), numbers.end());
+    if (order == Order::shuffled) std::shuffle(numbers.begin(), numbers.end(), random_);
+  }
+
   void run_block() {
+    std::iota(numbers_.begin(), numbers_.end(), 0);
+    arrange(numbers_);
     started_ = 0;
-    while (started_ < threads_) resume(idle_fiber());
+    while (started_ < numbers_.size()) resume(idle_fiber());
     while (!waiting_.empty()) {
+      // They wait in the order in which they ran, which is a new one each time only if it is shuffled.
       auto released = std::move(waiting_);
       waiting_.clear();
+      if (order == Order::shuffled) arrange(released);
       for (Fiber* fiber : released) resume(fiber);
     }
   }
@@ -100,12 +119,9 @@ class BlockScheduler {
   static void fiber_main();
 
   void start_threads() {
-    while (started_ < threads_) {
-      const size_t number = reversed_ ? threads_ - 1 - started_ : started_;
-      ++started_;
-      threadIdx = {static_cast<unsigned>(number % blockDim.x),
-                   static_cast<unsigned>(number / blockDim.x % blockDim.y),
-                   static_cast<unsigned>(number / blockDim.x / blockDim.y)};
+    while (started_ < numbers_.size()) {
+      const uint32_t number = numbers_[started_++];
+      threadIdx = {number % blockDim.x, number / blockDim.x % blockDim.y, number / blockDim.x / blockDim.y};
       (*body_)();
     }
   }
@@ -118,8 +134,9 @@ class BlockScheduler {
 
   std::mutex lock_;
   const std::function<void()>* body_ = nullptr;
-  size_t threads_ = 0, started_ = 0;
-  bool reversed_ = false;
+  std::mt19937 random_;
+  std::vector<uint32_t> numbers_;  // of the block's threads, in the order in which they start
+  size_t started_ = 0;
   ucontext_t scheduler_{};
   Fiber* current_ = nullptr;
   std::vector<std::unique_ptr<Fiber>> fibers_;

@@ -2,10 +2,12 @@
 //
 // A C++ compiler that finds this folder before all others takes the .cu files as they are: <cuda_runtime.h> and the other
 // CUDA headers are then the ones here. It is an emulation, not a GPU: the blocks of a grid run one after the other, memory
-// is the host's, a stream is ignored, and what nvcc fuses into multiply-adds is rounded twice. Of CUDA there is what the
+// is the host's, there is one stream, and what nvcc fuses into multiply-adds is rounded twice. Of CUDA there is what the
 // kernels of this project use.
 //
-// Only tests compile this (tests/areas/cuda_emulated).
+// Only tests compile this (tests/areas/cuda_emulated): the kernels into one library; the code between tensors and kernels,
+// against libtorch's own headers, into another. For the second there are also the few headers of libtorch that need CUDA
+// (c10/cuda), and cuda/target.h, which stands before the real one.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +17,7 @@
 #include <type_traits>
 
 #include "block_scheduler.h"
+#include "cuda_runtime_api.h"
 #include "small_floats.h"
 
 #define __global__
@@ -24,12 +27,6 @@
 #define __launch_bounds__(...)
 // One block runs at a time, so what a block shares can be one place for all.
 #define __shared__ static
-
-// ---- types and functions of the runtime ----
-
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
-
-using cudaStream_t = struct CUstream_st*;
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -77,7 +74,6 @@ inline int __float_as_int(float value) { return static_cast<int>(mrb::emulation:
 inline float __int_as_float(int bits) { return mrb::emulation::float_of(static_cast<uint32_t>(bits)); }
 
 inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
-inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
 
 // ---- launching ----
 
@@ -90,6 +86,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                     grid.z <= 65535 && block.x > 0 && block.y > 0 && block.z > 0 && block.z <= 64 &&
                     static_cast<size_t>(block.x) * block.y * block.z <= 1024 && config->dynamicSmemBytes == 0;
   if (!fits) return cudaErrorInvalidConfiguration;
+  // On a GPU it would run, beside what the others do.
+  if (config->stream != mrb::emulation::current_stream()) return cudaErrorInvalidResourceHandle;
   mrb::emulation::scheduler().run(grid, block, [&] { kernel(static_cast<Parameters>(arguments)...); });
   return cudaSuccess;
 }

@@ -6,10 +6,12 @@
 
 #include <initializer_list>
 
+#include "cuda/target.h"
+
 // function##_cuda or function##_cpu, by the device of `tensor`; check_device has been called before.
 #ifdef MRB_WITH_CUDA
 #define MRB_DISPATCH(function, tensor, ...) \
-  ((tensor).is_cuda() ? function##_cuda(__VA_ARGS__) : function##_cpu(__VA_ARGS__))
+  (mrb::on_cuda(tensor) ? function##_cuda(__VA_ARGS__) : function##_cpu(__VA_ARGS__))
 #else
 #define MRB_DISPATCH(function, tensor, ...) function##_cpu(__VA_ARGS__)
 #endif
@@ -34,7 +36,7 @@ inline void check_device(const char* op, std::initializer_list<const at::Tensor*
 
 // RoIs as the kernels of the input's device want them: on CUDA they stay float, since features may be half.
 inline at::Tensor rois_for(const at::Tensor& input, const at::Tensor& rois) {
-  return rois.detach().to(input.is_cuda() ? at::kFloat : input.scalar_type());
+  return rois.detach().to(on_cuda(input) ? at::kFloat : input.scalar_type());
 }
 
 }  // namespace mrb

@@ -43,6 +43,12 @@ __device__ inline bool is_valid_roi(const float* roi, const mrb_cuda_roi_sizes& 
   return valid;
 }
 
+// Whether a RoI is of this image; what is_valid_roi refuses may be of any.
+__device__ inline bool is_of_image(const float* roi, int64_t image) {
+  const auto first = static_cast<float>(image);
+  return roi[0] >= first && roi[0] < first + 1.f;
+}
+
 inline __host__ __device__ int64_t pooled_elements(const mrb_cuda_roi_sizes& s) {
   return s.rois * s.channels * s.pooled_height * s.pooled_width;
 }

@@ -15,16 +15,11 @@
 namespace mrb {
 namespace {
 
-constexpr auto op = "deform_conv";
-
-// Values in the columns: 256 MB of float32. One image may need more.
-constexpr int64_t budget = 64 << 20;
-
-const void* data(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
-
 // The tensors of an operator, contiguous.
 class DeformConv {
  public:
+  static constexpr auto op = "deform_conv";
+
   DeformConv(const at::Tensor& input, const at::Tensor& offset, const at::Tensor& mask, const at::Tensor& weight,
              const DeformConvGeometry& geometry)
       : input_(input.contiguous()),
@@ -38,7 +33,8 @@ class DeformConv {
               weight.size(2), weight.size(3), size[0], size[1], geometry};
     rows_ = shape_.channels * shape_.kernel_h * shape_.kernel_w;
     weight_ = weight.reshape({groups_, outputs_ / groups_, rows_ / groups_});
-    step_ = std::clamp<int64_t>(budget / std::max<int64_t>(rows_ * positions(), 1), 1, std::max<int64_t>(shape_.images, 1));
+    step_ = std::clamp<int64_t>(cuda::deform_conv_columns / std::max<int64_t>(rows_ * positions(), 1), 1,
+                                std::max<int64_t>(shape_.images, 1));
   }
 
   at::Tensor forward() const {
@@ -100,8 +96,8 @@ class DeformConv {
     const auto shape = shape_of(count);
     const auto input = input_.narrow(0, first, count), offset = offset_.narrow(0, first, count);
     const auto mask = mask_.defined() ? mask_.narrow(0, first, count) : mask_;
-    cuda::check(op, mrb_cuda_deform_conv_columns(input.const_data_ptr(), offset.const_data_ptr(), data(mask), &shape,
-                                                 type_, columns.mutable_data_ptr(), cuda::current_stream()));
+    cuda::check(op, mrb_cuda_deform_conv_columns(input.const_data_ptr(), offset.const_data_ptr(), cuda::data(mask),
+                                                 &shape, type_, columns.mutable_data_ptr(), cuda::current_stream()));
     return columns;
   }
 
@@ -123,9 +119,9 @@ class DeformConv {
     auto to_offset = grad_offset.narrow(0, first, count);
     auto to_mask = grad_mask.defined() ? grad_mask.narrow(0, first, count) : grad_mask;
     cuda::check(op, mrb_cuda_deform_conv_backward_offset(
-                        grad_columns.const_data_ptr(), input.const_data_ptr(), offset.const_data_ptr(), data(mask),
-                        &shape, type_, to_offset.mutable_data_ptr(),
-                        to_mask.defined() ? to_mask.mutable_data_ptr() : nullptr, cuda::current_stream()));
+                        grad_columns.const_data_ptr(), input.const_data_ptr(), offset.const_data_ptr(),
+                        cuda::data(mask), &shape, type_, to_offset.mutable_data_ptr(),
+                        cuda::mutable_data(to_mask), cuda::current_stream()));
   }
 
   void input_gradient(const at::Tensor& grad_columns, int64_t first, int64_t count, at::Tensor& grad_input) const {
@@ -134,7 +130,7 @@ class DeformConv {
     const auto mask = mask_.defined() ? mask_.narrow(0, first, count) : mask_;
     auto to_input = grad_input.narrow(0, first, count);
     cuda::check(op, mrb_cuda_deform_conv_backward_input(grad_columns.const_data_ptr(), offset.const_data_ptr(),
-                                                        data(mask), &shape, type_, to_input.mutable_data_ptr<float>(),
+                                                        cuda::data(mask), &shape, type_, to_input.mutable_data_ptr<float>(),
                                                         cuda::current_stream()));
   }
 

@@ -23,8 +23,6 @@ at::Tensor plain(const at::Tensor& trans, const at::Tensor& input) {
   return trans.defined() ? trans.to(input.scalar_type()).contiguous() : trans;
 }
 
-const void* data(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
-
 }  // namespace
 
 at::Tensor deform_roi_pool_forward_cuda(const at::Tensor& input, const at::Tensor& rois, const at::Tensor& trans,
@@ -34,9 +32,9 @@ at::Tensor deform_roi_pool_forward_cuda(const at::Tensor& input, const at::Tenso
   const auto shape = shape_of(map, regions, offsets, geometry);
   auto output = at::empty({shape.rois, geometry.output_dim, geometry.pooled_size, geometry.pooled_size},
                           map.options());
-  cuda::check(op, mrb_cuda_deform_roi_pool_forward(map.const_data_ptr(), regions.const_data_ptr<float>(), data(offsets),
-                                                   &shape, cuda::scalar_type(op, map), output.mutable_data_ptr(),
-                                                   cuda::current_stream()));
+  cuda::check(op, mrb_cuda_deform_roi_pool_forward(
+                      map.const_data_ptr(), regions.const_data_ptr<float>(), cuda::data(offsets), &shape,
+                      cuda::scalar_type(op, map), output.mutable_data_ptr(), cuda::current_stream()));
   return output;
 }
 
@@ -54,8 +52,8 @@ std::array<at::Tensor, 2> deform_roi_pool_backward_cuda(const at::Tensor& grad_o
   at::Tensor grad_trans;
   if (trans.defined()) grad_trans = at::zeros(offsets.sizes(), offsets.options().dtype(at::kFloat));
   cuda::check(op, mrb_cuda_deform_roi_pool_backward(
-                      grads.const_data_ptr(), map.const_data_ptr(), regions.const_data_ptr<float>(), data(offsets),
-                      &shape, cuda::scalar_type(op, map), grad_input.mutable_data_ptr<float>(),
+                      grads.const_data_ptr(), map.const_data_ptr(), regions.const_data_ptr<float>(),
+                      cuda::data(offsets), &shape, cuda::scalar_type(op, map), grad_input.mutable_data_ptr<float>(),
                       trans.defined() ? grad_trans.mutable_data_ptr<float>() : nullptr, cuda::current_stream()));
   if (trans.defined()) grad_trans = grad_trans.to(trans.scalar_type());
   return {grad_input.to(input.scalar_type()), grad_trans};

@@ -6,8 +6,6 @@
 namespace mrb {
 namespace {
 
-constexpr auto op = "frozen_norm";
-
 mrb_cuda_map_rows rows_of(const at::Tensor& map) {
   const auto channels = map.size(1), pixels = map.size(2) * map.size(3);
   const bool channels_last = map.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
@@ -15,30 +13,27 @@ mrb_cuda_map_rows rows_of(const at::Tensor& map) {
           channels_last};
 }
 
-const void* data_or_null(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
-void* mutable_data_or_null(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.mutable_data_ptr() : nullptr;
-}
-
 }  // namespace
 
 void frozen_norm_forward_cuda(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
                               const at::Tensor& residual, bool relu) {
+  constexpr auto op = "frozen_norm";
   const cuda::Guard guard(x.device());
   const auto type = cuda::scalar_type(op, x);
   const auto rows = rows_of(x);
   cuda::check(op, mrb_cuda_frozen_norm_forward(x.mutable_data_ptr(), scale.const_data_ptr<float>(),
-                                               shift.const_data_ptr<float>(), data_or_null(residual), relu, &rows,
+                                               shift.const_data_ptr<float>(), cuda::data(residual), relu, &rows,
                                                type, cuda::current_stream()));
 }
 
 void frozen_norm_backward_cuda(const at::Tensor& grad_y, const at::Tensor& y, const at::Tensor& scale,
                                const at::Tensor& grad_x, const at::Tensor& grad_residual) {
+  constexpr auto op = "frozen_norm";
   const cuda::Guard guard(grad_y.device());
   const auto type = cuda::scalar_type(op, grad_y);
   const auto rows = rows_of(grad_y);
-  cuda::check(op, mrb_cuda_frozen_norm_backward(grad_y.const_data_ptr(), data_or_null(y), scale.const_data_ptr<float>(),
-                                                mutable_data_or_null(grad_x), mutable_data_or_null(grad_residual),
+  cuda::check(op, mrb_cuda_frozen_norm_backward(grad_y.const_data_ptr(), cuda::data(y), scale.const_data_ptr<float>(),
+                                                cuda::mutable_data(grad_x), cuda::mutable_data(grad_residual),
                                                 &rows, type, cuda::current_stream()));
 }
 

@@ -7,6 +7,7 @@ namespace mrb::cuda {
 namespace {
 
 constexpr int tile = 64;  // boxes per word of the mask
+constexpr int rows_at_once = 8;
 constexpr int64_t most_words = mrb_cuda_nms_most_boxes / tile;
 
 using Word = unsigned long long;
@@ -113,12 +114,16 @@ __global__ void select_boxes(const uint64_t* __restrict__ mask, const int64_t* _
     __syncthreads();
     const Word alive = survivors;
     if (thread < tile && (alive >> thread & 1) != 0) keep[order[start + thread]] = true;
-    for (int64_t w = word + 1 + thread; w < last; w += threads) {
+    // A thread takes a few rows of a word: their loads do not wait for each other.
+    const int64_t rest = last - word - 1;
+    for (int64_t t = thread; t < rest * (tile / rows_at_once); t += threads) {
+      const int64_t w = word + 1 + t % rest;
+      const int row = static_cast<int>(t / rest) * rows_at_once;
       Word suppressed = 0;
-      for (Word rest = alive; rest != 0; rest &= rest - 1) {
-        suppressed |= mask[(start + __ffsll(static_cast<long long>(rest)) - 1) * words + w];
+      for (int k = row; k < row + rows_at_once; ++k) {
+        if ((alive >> k & 1) != 0) suppressed |= mask[(start + k) * words + w];
       }
-      struck[w - first] |= suppressed;
+      if (suppressed != 0) atomicOr(&struck[w - first], suppressed);
     }
     __syncthreads();
   }

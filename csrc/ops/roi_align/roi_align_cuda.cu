@@ -140,8 +140,9 @@ __global__ void backward_deterministic(const T* __restrict__ grad_output, const 
     const int count = static_cast<int>(s.channels - channel < gathered ? s.channels - channel : gathered);
     float sums[gathered] = {};
     for (int64_t roi = 0; roi < s.rois; ++roi) {
+      if (!is_of_image(rois + roi * 5, image)) continue;
       const Region r = region(rois + roi * 5, sampling_ratio, s);
-      if (!r.valid || r.image != image) continue;
+      if (!r.valid) continue;
       int top, bottom, left, right;
       near_bins(r.y1, r.bin_height, static_cast<int>(s.pooled_height), y, height, top, bottom);
       near_bins(r.x1, r.bin_width, static_cast<int>(s.pooled_width), x, width, left, right);

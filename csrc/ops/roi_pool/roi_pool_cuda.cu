@@ -104,8 +104,9 @@ __global__ void backward_deterministic(const T* __restrict__ grad_output, const 
     const int64_t channel = index / pixels;
     float sum = 0.f;
     for (int64_t roi = 0; roi < s.rois; ++roi) {
+      if (!is_of_image(rois + roi * 5, image)) continue;
       const Region r = region(rois + roi * 5, s);
-      if (!r.valid || r.image != image) continue;
+      if (!r.valid) continue;
       if (y < r.y.low(0, height) || y >= r.y.high(rows - 1, height)) continue;
       if (x < r.x.low(0, width) || x >= r.x.high(columns - 1, width)) continue;
       for (int ph = 0; ph < rows; ++ph) {

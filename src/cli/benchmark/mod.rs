@@ -6,24 +6,26 @@ mod scaling;
 mod training;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use clap::Parser;
 use tch::{Device, Kind, Tensor};
 
 use self::report::{matrix_product_flops, Phases, Report};
 use self::training::Trainer;
-use super::{parse, CommandLine, ConfigArgs, DistributedArgs, Registries};
+use super::setup::join_job;
+use super::{parse, BackendArgs, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
 use crate::data::transforms::{read_image, resize, Normalize, Resize};
-use crate::engine::device::parse_device;
+use crate::engine::device::{parse_device, peak_memory_mib, synchronize};
 use crate::ffi;
 use crate::layers::{FlopCounter, Parameters};
 use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use crate::structures::{to_image_list, BoxList, ImageList, Masker};
 use crate::utils::comm;
-use crate::utils::miscellaneous::{peak_memory_mib, write_atomically};
+use crate::utils::miscellaneous::write_atomically;
 
 /// Times the inference of a model on one image, or its training, phase by phase.
 ///
@@ -78,8 +80,14 @@ struct Args {
     json: Option<PathBuf>,
 
     #[command(flatten)]
+    backend: BackendArgs,
+
+    #[command(flatten)]
     config: ConfigArgs,
 }
+
+/// Runs after the timed ones on a GPU, which is waited for at the end of each phase then: the phases are theirs.
+const RUNS_BY_PHASE: u32 = 3;
 
 fn parse_size(text: &str) -> Result<(i64, i64), String> {
     let side = |s: &str| s.parse::<i64>().ok().filter(|&v| v > 0);
@@ -102,14 +110,20 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
         return loading::loading(&args, &cfg, registries);
     }
     ffi::keep_freed_memory();
-    if args.scaling.is_some() {
-        let DistributedArgs { local_rank, .. } = args.distributed;
-        comm::init_process_group(local_rank, args.distributed.timeout(), args.distributed.slow_after())?;
-    }
+    let device = match args.scaling {
+        Some(_) => join_job(&cfg.model.device, &args.distributed, &args.backend)?,
+        None => {
+            let device = parse_device(&cfg.model.device)?;
+            args.backend.apply()?;
+            device
+        }
+    };
     tch::manual_seed((args.config.seed.unwrap_or(0) + comm::get_rank() as u64) as i64);
-    let device = parse_device(&cfg.model.device)?;
     let parameters = Parameters::new(device);
-    let model = build_detection_model(&cfg, &parameters.root(), &registries.models)?;
+    let mut model = build_detection_model(&cfg, &parameters.root(), &registries.models)?;
+    if args.backend.channels_last {
+        model = model.with_channels_last().context("--channels-last")?;
+    }
     let checkpointer = DetectronCheckpointer::new(&cfg, &parameters, None);
     let loaded = checkpointer.load(Some(&cfg.model.weight), false)?;
 
@@ -118,29 +132,39 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
         comm::destroy_process_group();
         return Ok(());
     }
-    let mut trainer = args.training.then(|| Trainer::new(&cfg, &parameters));
+    let mut trainer = args.training.then(|| Trainer::new(&cfg, &parameters)).transpose()?;
     let mut phases = Phases::new(device);
     let (mut seconds, mut detections, mut flop) = (Vec::new(), None, None);
-    for run in 0..args.warmup + args.runs {
+    let timed = args.warmup + args.runs;
+    let by_phase = if device.is_cuda() { RUNS_BY_PHASE } else { 0 };
+    for run in 0..timed + by_phase {
         if run == args.warmup {
             phases = Phases::new(device);
             seconds.clear();
         }
+        if run == timed {
+            phases = Phases::waiting(device);
+        }
         let (images, original_size) = input(&args, &cfg, device, &mut phases)?;
-        let before = phases.total();
-        match &mut trainer {
-            Some(trainer) => {
-                trainer.step(&model, &images, &mut phases)?;
-                seconds.push(phases.total() - before);
-            }
-            None => {
+        let targets = trainer.as_ref().map(|trainer| trainer.targets(&images)).transpose()?;
+        synchronize(device);
+        let start = Instant::now();
+        let mut found = None;
+        match (&mut trainer, &targets) {
+            (Some(trainer), Some(targets)) => trainer.step(&model, &images, targets, &mut phases)?,
+            _ => {
                 let counter = FlopCounter::start();
-                let found = detect(&model, &images, &mut phases)?;
-                seconds.push(phases.total() - before);
+                found = Some(detect(&model, &images, &mut phases)?);
                 flop = Some(counter.flop());
-                detections = Some(found.iter().map(BoxList::len).sum());
-                phases.time("paste masks", || found.iter().try_for_each(|found| paste(found, original_size)))?;
             }
+        }
+        synchronize(device);
+        if run < timed {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        if let Some(found) = found {
+            detections = Some(found.iter().map(BoxList::len).sum());
+            phases.time("paste masks", || found.iter().try_for_each(|found| paste(found, original_size)))?;
         }
     }
     let report = Report {
@@ -151,7 +175,8 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
         seconds,
         detections,
         flop,
-        peak_memory_mib: peak_memory_mib(),
+        peak_memory_mib: peak_memory_mib(device),
+        waits: if device.is_cuda() { Some(waits(&args, &cfg, device, &model, trainer.as_mut())?) } else { None },
         matrix_product: matrix_product_flops(device),
     };
     report.print();
@@ -159,6 +184,27 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
         Some(file) => write_atomically(file, &serde_json::to_vec_pretty(&report.json())?),
         None => Ok(()),
     }
+}
+
+/// How often a run waits for the GPU, as libtorch counts it.
+fn waits(
+    args: &Args,
+    cfg: &Config,
+    device: Device,
+    model: &GeneralizedRcnn,
+    trainer: Option<&mut Trainer>,
+) -> Result<i64> {
+    let mut phases = Phases::new(device);
+    let (images, _) = input(args, cfg, device, &mut phases)?;
+    let Some(trainer) = trainer else {
+        let counter = ffi::SyncCounter::start()?;
+        detect(model, &images, &mut phases)?;
+        return Ok(counter.count());
+    };
+    let targets = trainer.targets(&images)?;
+    let counter = ffi::SyncCounter::start()?;
+    trainer.step(model, &images, &targets, &mut phases)?;
+    Ok(counter.count())
 }
 
 /// The network's input, and the size (width, height) that results are scaled to.

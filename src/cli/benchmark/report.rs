@@ -6,25 +6,34 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor};
+
+use crate::engine::device::synchronize;
 
 /// Seconds of each phase, in the order in which they first came.
 pub(super) struct Phases {
     device: Device,
+    waits: bool,
     seconds: Vec<(&'static str, Vec<f64>)>,
 }
 
 impl Phases {
+    /// On a GPU a phase ends when all is on its way.
     pub(super) fn new(device: Device) -> Self {
-        Self { device, seconds: Vec::new() }
+        Self { device, waits: false, seconds: Vec::new() }
     }
 
-    /// Runs a phase to its end on the device as well.
+    /// A phase ends when it is done on the device as well.
+    pub(super) fn waiting(device: Device) -> Self {
+        Self { waits: true, ..Self::new(device) }
+    }
+
+    /// Runs a phase.
     pub(super) fn time<T>(&mut self, name: &'static str, phase: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = Instant::now();
         let result = phase().with_context(|| name.to_string())?;
-        if let Device::Cuda(index) = self.device {
-            Cuda::synchronize(index as i64);
+        if self.waits {
+            synchronize(self.device);
         }
         let seconds = start.elapsed().as_secs_f64();
         match self.seconds.iter_mut().find(|(known, _)| *known == name) {
@@ -32,11 +41,6 @@ impl Phases {
             None => self.seconds.push((name, vec![seconds])),
         }
         Ok(result)
-    }
-
-    /// Seconds of all phases of all runs so far.
-    pub(super) fn total(&self) -> f64 {
-        self.seconds.iter().flat_map(|(_, seconds)| seconds).sum()
     }
 
     pub(super) fn medians(&self) -> Vec<(&'static str, f64)> {
@@ -66,6 +70,8 @@ pub(super) struct Report {
     /// Of the forward pass, none for training.
     pub(super) flop: Option<u64>,
     pub(super) peak_memory_mib: Option<f64>,
+    /// For the GPU, in a run of the network or a training step; none on the CPU.
+    pub(super) waits: Option<i64>,
     pub(super) matrix_product: f64,
 }
 
@@ -88,6 +94,9 @@ impl Report {
         if let Some(peak) = self.peak_memory_mib {
             println!("{:<20} {peak:9.0} MiB", "peak memory");
         }
+        if let Some(waits) = self.waits {
+            println!("{:<20} {waits:9}", "waits for the GPU");
+        }
         if let Some(flop) = self.flop {
             let gflop = flop as f64 / 1e9;
             println!("{:<20} {gflop:9.1} GFLOP: {:.1} GFLOP/s", "convolutions, linear", gflop / seconds);
@@ -103,6 +112,7 @@ impl Report {
             "phases": self.phases.iter().copied().collect::<BTreeMap<_, _>>(),
             "detections": self.detections,
             "peak_memory_mb": self.peak_memory_mib,
+            "waits_for_gpu": self.waits,
             "gflop": self.flop.map(|flop| flop as f64 / 1e9),
             "matrix_product_gflop_per_s": self.matrix_product / 1e9,
             "threads": tch::get_num_threads(),
@@ -113,15 +123,16 @@ impl Report {
 
 /// Operations a second of a large matrix product: what the machine can do at best with plain means.
 pub(super) fn matrix_product_flops(device: Device) -> f64 {
-    const SIDE: i64 = 1024;
-    let matrix = Tensor::randn([SIDE, SIDE], (Kind::Float, device));
+    // A GPU is through with a small one before the next has been launched.
+    let side = if device.is_cuda() { 8192 } else { 1024 };
+    let matrix = Tensor::randn([side, side], (Kind::Float, device));
     let seconds = (0..8).map(|_| {
         let start = Instant::now();
         // Reading a value waits for the device.
         let _ = matrix.mm(&matrix).double_value(&[0, 0]);
         start.elapsed().as_secs_f64()
     });
-    2.0 * (SIDE as f64).powi(3) / median(&seconds.skip(1).collect::<Vec<_>>())
+    2.0 * (side as f64).powi(3) / median(&seconds.skip(1).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ const BACKWARD: &str = "backward, averaging";
 const BACKWARD_ALONE: &str = "backward alone";
 const ALL_REDUCE: &str = "all-reduce alone";
 
-/// Times `steps` training steps on the configuration's data after `args.warmup` others. Every second step leaves out the
-/// averaging and the update, so that the backward pass is seen alone.
+/// Times `steps` training steps on the configuration's data after `args.warmup` others. Every batch is taken twice, once
+/// without the averaging and the update, so that the backward pass is seen alone.
 ///
 /// # Errors
 /// Data that cannot be read, or a process of the job that is lost.
@@ -46,46 +46,50 @@ pub(super) fn scaling(
     let options = LoaderOptions { is_train: true, ..loader_options(args.config.seed.unwrap_or(0), registries) };
     let loader = make_data_loader(cfg, &options)?.pop().context("DATASETS.TRAIN names no data set")?;
 
-    let mut phases = Phases::new(device);
+    let mut phases = Phases::waiting(device);
     let (mut whole, mut waits, mut traffic, mut images) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut batches = loader.iter();
-    for step in 0..2 * (args.warmup + steps) {
-        if step == 2 * args.warmup {
-            phases = Phases::new(device);
+    for step in 0..args.warmup + steps {
+        if step == args.warmup {
+            phases = Phases::waiting(device);
             (whole, waits, traffic) = (Vec::new(), Vec::new(), Vec::new());
         }
-        let averages = step % 2 == 0;
         let begin = Instant::now();
         let batch = phases.time("data", || batches.next().context("SOLVER.MAX_ITER is too small")?)?;
+        let loaded = begin.elapsed();
         images = batch.indices.len();
-        if let Some(reducer) = reducer.as_mut().filter(|_| averages) {
-            comm::together("preparing a step", || reducer.prepare_for_forward())?;
-        }
-        let loss = phases.time("forward", || {
-            let targets: Vec<_> = batch.targets.iter().map(|target| target.to_device(device)).collect();
-            let losses = model.losses(&batch.images.to_device(device), &targets)?;
-            let values = losses.iter().map(|(name, loss)| (name.as_str(), loss.double_value(&[]))).collect();
-            comm::reduce_dicts(&[values])?;
-            Ok(total(&losses))
-        })?;
-        optimizer.zero_grad();
-        if averages {
-            let before = sent_bytes();
-            phases.time(BACKWARD, || backward(&loss, reducer.as_mut()))?;
-            waits.push(comm::all_reduce_wait().as_secs_f64());
-            traffic.extend(before.zip(sent_bytes()).map(|(before, after)| after - before));
-            phases.time("update", || {
-                optimizer.step();
-                Ok(())
+        // Each way is first every second time.
+        for averages in [step % 2 == 0, step % 2 != 0] {
+            let begin = Instant::now();
+            if let Some(reducer) = reducer.as_mut().filter(|_| averages) {
+                comm::together("preparing a step", || reducer.prepare_for_forward())?;
+            }
+            let loss = phases.time("forward", || {
+                let targets: Vec<_> = batch.targets.iter().map(|target| target.to_device(device)).collect();
+                let losses = model.losses(&batch.images.to_device(device), &targets)?;
+                let values = losses.iter().map(|(name, loss)| (name.as_str(), loss.double_value(&[]))).collect();
+                comm::reduce_dicts(&[values])?;
+                Ok(total(&losses))
             })?;
-            whole.push(begin.elapsed().as_secs_f64());
-        } else {
-            phases.time(BACKWARD_ALONE, || backward(&loss, None))?;
+            optimizer.zero_grad();
+            if averages {
+                let before = sent_bytes();
+                phases.time(BACKWARD, || backward(&loss, reducer.as_mut()))?;
+                waits.push(comm::all_reduce_wait().as_secs_f64());
+                traffic.extend(before.zip(sent_bytes()).map(|(before, after)| after - before));
+                phases.time("update", || {
+                    optimizer.step();
+                    Ok(())
+                })?;
+                whole.push((loaded + begin.elapsed()).as_secs_f64());
+            } else {
+                phases.time(BACKWARD_ALONE, || backward(&loss, None))?;
+            }
         }
     }
     drop(reducer);
     if comm::get_world_size() > 1 {
-        all_reduce_alone(&mut phases, &optimizer, steps)?;
+        all_reduce_alone(&mut phases, &optimizer, steps, device)?;
     }
     let report = Report { phases: phases.medians(), whole, waits, traffic, images, gradients };
     if comm::is_main_process() {
@@ -98,10 +102,10 @@ pub(super) fn scaling(
 }
 
 /// Averages as many bytes as the gradients have, in pieces of the reducer's size, while nothing is computed.
-fn all_reduce_alone(phases: &mut Phases, optimizer: &Sgd, times: u32) -> Result<()> {
+fn all_reduce_alone(phases: &mut Phases, optimizer: &Sgd, times: u32, device: Device) -> Result<()> {
     const PIECE: i64 = 25 << 20;
     let numbers: i64 = optimizer.groups().iter().map(|group| group.tensor.numel() as i64).sum();
-    let all = Tensor::ones([numbers], (Kind::Float, Device::Cpu));
+    let all = Tensor::ones([numbers], (Kind::Float, device));
     for _ in 0..times {
         comm::synchronize()?;
         phases.time(ALL_REDUCE, || all.split(PIECE / 4, 0).iter_mut().try_for_each(comm::all_reduce_sum))?;

@@ -6,9 +6,9 @@ use tch::{Kind, Tensor};
 use super::report::Phases;
 use crate::config::Config;
 use crate::engine::trainer::{backward, total};
-use crate::layers::Parameters;
+use crate::layers::{Parameters, Precision};
 use crate::modeling::detector::GeneralizedRcnn;
-use crate::solver::{make_optimizer, Sgd};
+use crate::solver::{make_optimizer, GradScaler, Sgd};
 use crate::structures::{BoxList, ImageList, Keypoints, Mode, SegmentationMask};
 
 /// Objects in an image: two rows of four.
@@ -16,30 +16,54 @@ const OBJECTS: i64 = 8;
 
 pub(super) struct Trainer {
     optimizer: Sgd,
+    /// With DTYPE float16, as in training.
+    scaler: Option<GradScaler>,
     classes: i64,
 }
 
 impl Trainer {
-    pub(super) fn new(cfg: &Config, parameters: &Parameters) -> Self {
+    /// # Errors
+    /// A `DTYPE` that does not exist.
+    pub(super) fn new(cfg: &Config, parameters: &Parameters) -> Result<Self> {
         let mut optimizer = make_optimizer(cfg, parameters);
         // A step costs the same at any rate, and with this one random weights do not run away from run to run.
         optimizer.groups_mut().iter_mut().for_each(|group| group.lr = 0.0);
         let classes =
             if cfg.model.retinanet_on { cfg.model.retinanet.num_classes } else { cfg.model.roi_box_head.num_classes };
-        Self { optimizer, classes }
+        let scaler = (cfg.dtype.parse::<Precision>()? == Precision::Float16).then(GradScaler::default);
+        Ok(Self { optimizer, scaler, classes })
+    }
+
+    /// The objects of each image, on its device.
+    pub(super) fn targets(&self, images: &ImageList) -> Result<Vec<BoxList>> {
+        let device = images.tensors.device();
+        images.image_sizes.iter().map(|&size| Ok(target(size, self.classes)?.to_device(device))).collect()
     }
 
     /// Losses, gradients, and an update of the weights, each timed.
-    pub(super) fn step(&mut self, model: &GeneralizedRcnn, images: &ImageList, phases: &mut Phases) -> Result<()> {
-        let device = images.tensors.device();
-        let targets = images.image_sizes.iter().map(|&size| Ok(target(size, self.classes)?.to_device(device)));
-        let targets = targets.collect::<Result<Vec<_>>>()?;
-        let loss = phases.time("losses", || Ok(total(&model.losses(images, &targets)?)))?;
+    pub(super) fn step(
+        &mut self,
+        model: &GeneralizedRcnn,
+        images: &ImageList,
+        targets: &[BoxList],
+        phases: &mut Phases,
+    ) -> Result<()> {
+        let loss = phases.time("losses", || Ok(total(&model.losses(images, targets)?)))?;
         phases.time("gradients", || {
             self.optimizer.zero_grad();
-            backward(&loss, None)
+            match &self.scaler {
+                Some(scaler) => backward(&(loss * scaler.scale()), None),
+                None => backward(&loss, None),
+            }
         })?;
         phases.time("SGD", || {
+            if let Some(scaler) = &mut self.scaler {
+                let finite = scaler.unscale(&self.optimizer)?;
+                scaler.update(finite)?;
+                if !finite {
+                    return Ok(());
+                }
+            }
             self.optimizer.step();
             Ok(())
         })
@@ -47,7 +71,7 @@ impl Trainer {
 }
 
 /// Objects for an image of (height, width): boxes side by side with their own rectangles as masks.
-/// `tools/compare_speed.py` makes the same ones.
+/// `tools/peers.py` makes the same ones.
 fn target((height, width): (i64, i64), classes: i64) -> Result<BoxList> {
     let (cell_width, cell_height) = (width as f64 / 4.0, height as f64 / 2.0);
     let corners = |k: i64| {

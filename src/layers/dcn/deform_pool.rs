@@ -44,6 +44,9 @@ impl DeformRoIPoolingConfig {
 /// Deformable position-sensitive RoI pooling (Dai et al., *Deformable Convolutional Networks*, 2017; the original's
 /// `csrc/cuda/deform_pool_kernel_cuda.cu`), differentiable in `data` and `offset`.
 ///
+/// A RoI of an image that is not in the batch is an error on the CPU. On CUDA it gives nan and no gradient, as one that is
+/// not finite does: to know of it, the program would have to wait for the GPU in every call.
+///
 /// # Shapes
 /// - `data`: `[N, out_channels · group_size², H, W]`
 /// - `rois`: `[R, 5]`: batch index, x1, y1, x2, y2 in image pixels

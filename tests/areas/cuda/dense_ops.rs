@@ -1,27 +1,27 @@
 //! Focal loss, box matching and the deformable operators on the GPU: the golden cases, and the CPU kernels on seeded random
-//! inputs in every type.
+//! inputs in every type. The functions that are given [`Operators`] serve the emulated code as well.
 
-use maskrcnn_benchmark::ffi::{self, DeformRoiPoolGeometry, Generator};
-use maskrcnn_benchmark::layers;
-use maskrcnn_benchmark::layers::dcn::{self, DeformConvGeometry};
+use maskrcnn_benchmark::ffi::{DeformRoiPoolGeometry, Generator};
+use maskrcnn_benchmark::layers::dcn::DeformConvGeometry;
 use tch::{Device, Kind, Tensor};
 
-use super::device;
-use crate::ops::{self, gradients, leaf};
+use super::operators;
+use crate::operators::Operators;
+use crate::ops::{self, channels_last, gradients, leaf};
 use crate::support::Report;
 
 const KINDS: [Kind; 3] = [Kind::Float, Kind::Half, Kind::BFloat16];
 
 #[test]
 fn golden_sigmoid_focal_loss() {
-    let Some(device) = device() else { return };
-    ops::sigmoid_focal_loss_on(device);
+    let Some(operators) = operators() else { return };
+    ops::sigmoid_focal_loss_by(operators);
 }
 
 #[test]
 fn golden_deform_conv() {
-    let Some(device) = device() else { return };
-    ops::deform_conv_on(device);
+    let Some(operators) = operators() else { return };
+    ops::deform_conv_by(operators);
 }
 
 /// Numbers between -1 and 1, the same for the same seed.
@@ -30,8 +30,30 @@ fn random(shape: &[i64], seed: u64) -> Tensor {
     (Tensor::from_slice(&numbers).to_kind(Kind::Double).view(shape) * 2.0 - 1.0).to_kind(Kind::Float)
 }
 
-/// Runs an operator on the CPU in float32 and on the GPU in `kind`, on the same values, and compares the output and the
-/// gradients of all inputs.
+/// How the values of an operator's inputs lie in memory.
+#[derive(Clone, Copy, Debug)]
+enum Layout {
+    Contiguous,
+    /// For four dimensions.
+    ChannelsLast,
+    /// Every other value of a larger tensor.
+    Strided,
+}
+
+impl Layout {
+    fn of(self, tensor: &Tensor) -> Tensor {
+        match self {
+            Self::ChannelsLast if tensor.dim() == 4 => channels_last(tensor),
+            Self::Contiguous | Self::ChannelsLast => tensor.copy(),
+            Self::Strided => Tensor::stack(&[tensor, tensor], -1).select(-1, 0),
+        }
+    }
+}
+
+const LAYOUTS: [Layout; 3] = [Layout::Contiguous, Layout::ChannelsLast, Layout::Strided];
+
+/// Runs an operator on the CPU in float32 and as CUDA does it in `kind`, on the same values in several layouts, and
+/// compares the output and the gradients of all inputs.
 ///
 /// The limit is that of sums and products in the type, relative to the greatest value: 1e-5 in float32, four units in
 /// the last place in float16 (2⁻⁸) and bfloat16 (2⁻⁵), as the matrix products of the deformable convolution round their
@@ -39,45 +61,55 @@ fn random(shape: &[i64], seed: u64) -> Tensor {
 fn compare(
     report: &mut Report,
     case: &str,
-    device: Device,
+    operators: Operators,
     kind: Kind,
     inputs: &[(&str, Tensor)],
-    operator: impl Fn(&[Tensor]) -> Tensor,
+    run: impl Fn(Operators, &[Tensor]) -> Tensor,
 ) {
     let rounded: Vec<Tensor> = inputs.iter().map(|(_, t)| t.to_kind(kind).to_kind(Kind::Float)).collect();
     let on_cpu: Vec<Tensor> = rounded.iter().map(leaf).collect();
-    let on_gpu: Vec<Tensor> = rounded.iter().map(|t| leaf(&t.to_kind(kind).to_device(device))).collect();
-    let (want, got) = (operator(&on_cpu), operator(&on_gpu));
+    let want = run(Operators::On(Device::Cpu), &on_cpu);
     let factors = random(&want.size(), 99).to_kind(kind).to_kind(Kind::Float);
     let want_grads = gradients(&want, &factors, &on_cpu.iter().collect::<Vec<_>>());
-    let typed = factors.to_kind(kind).to_device(device);
-    let got_grads = gradients(&got, &typed, &on_gpu.iter().collect::<Vec<_>>());
     let limit = match kind {
         Kind::Float => 1e-5,
         Kind::Half => 0.5f64.powi(8),
         _ => 0.5f64.powi(5),
     };
-    let names = std::iter::once("output").chain(inputs.iter().map(|(name, _)| *name));
-    let got = std::iter::once(&got).chain(&got_grads);
-    let want = std::iter::once(&want).chain(&want_grads);
-    for ((name, got), want) in names.zip(got).zip(want) {
-        let greatest = if want.numel() == 0 { 0.0 } else { want.abs().max().double_value(&[]) };
-        let quantity = format!("{name} {kind:?}");
-        report.close(case, &quantity, got, want, limit * greatest + 1e-6, 0.0);
-        report.equal(case, &format!("{quantity} type"), got.kind(), kind);
+    let device = operators.device();
+    for layout in LAYOUTS {
+        let typed = |t: &Tensor| layout.of(&t.to_kind(kind).to_device(device));
+        let on_cuda: Vec<Tensor> = rounded.iter().map(|t| typed(t).set_requires_grad(true)).collect();
+        let got = run(operators, &on_cuda);
+        let got_grads = gradients(&got, &typed(&factors), &on_cuda.iter().collect::<Vec<_>>());
+        let names = std::iter::once("output").chain(inputs.iter().map(|(name, _)| *name));
+        let got = std::iter::once(&got).chain(&got_grads);
+        let want = std::iter::once(&want).chain(&want_grads);
+        for ((name, got), want) in names.zip(got).zip(want) {
+            let greatest = if want.numel() == 0 { 0.0 } else { want.abs().max().double_value(&[]) };
+            let quantity = format!("{name} {kind:?} {layout:?}");
+            report.close(case, &quantity, got, want, limit * greatest + 1e-6, 0.0);
+            report.equal(case, &format!("{quantity} type"), got.kind(), kind);
+        }
     }
 }
 
 #[test]
 fn sigmoid_focal_loss_equals_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some(operators) = operators() else { return };
+    sigmoid_focal_loss_like_the_cpu(operators);
+}
+
+pub fn sigmoid_focal_loss_like_the_cpu(operators: Operators) {
     let mut report = Report::new("cuda/sigmoid_focal_loss");
     for (rows, classes) in [(0, 3), (37, 5), (5000, 80)] {
         let targets = ((random(&[rows], 1) + 1.0) * (0.5 * (classes + 2) as f64)).floor() - 1.0;
         for kind in KINDS {
             let case = format!("{rows}x{classes}");
-            compare(&mut report, &case, device, kind, &[("logits", random(&[rows, classes], 2) * 8.0)], |t| {
-                layers::sigmoid_focal_loss(&t[0], &targets.to_device(t[0].device()), 2.0, 0.25)
+            let logits = [("logits", random(&[rows, classes], 2) * 8.0)];
+            compare(&mut report, &case, operators, kind, &logits, |operators, t| {
+                let targets = Layout::Strided.of(&targets.to_device(operators.device()));
+                operators.sigmoid_focal_loss(&t[0], &targets, 2.0, 0.25)
             });
         }
     }
@@ -86,7 +118,11 @@ fn sigmoid_focal_loss_equals_the_cpu() {
 
 #[test]
 fn match_by_iou_equals_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some(operators) = operators() else { return };
+    match_by_iou_like_the_cpu(operators);
+}
+
+pub fn match_by_iou_like_the_cpu(operators: Operators) {
     let mut report = Report::new("cuda/box_matching");
     let boxes = |count: i64, seed: u64| {
         let sides = ((random(&[count, 2], seed) + 1.0) * 6.0).floor();
@@ -95,8 +131,9 @@ fn match_by_iou_equals_the_cpu() {
     };
     for (gt_count, count) in [(1, 1), (600, 7000), (20, 300_000), (5, 0)] {
         let (gt, predictions) = (boxes(gt_count, 1), boxes(count, 3));
-        let want = layers::match_by_iou(&gt, &predictions);
-        let got = layers::match_by_iou(&gt.to_device(device), &predictions.to_device(device));
+        let want = Operators::On(Device::Cpu).match_by_iou(&gt, &predictions);
+        let placed = |t: &Tensor| Layout::Strided.of(&t.to_device(operators.device()));
+        let got = operators.match_by_iou(&placed(&gt), &placed(&predictions));
         let case = format!("{gt_count} with {count}");
         let pairs = [
             ("best IoU", &got.best_iou, &want.best_iou),
@@ -112,11 +149,17 @@ fn match_by_iou_equals_the_cpu() {
 
 #[test]
 fn deform_conv_equals_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some(operators) = operators() else { return };
+    deform_conv_like_the_cpu(operators);
+}
+
+pub fn deform_conv_like_the_cpu(operators: Operators) {
     let mut report = Report::new("cuda/deform_conv");
     let plain = DeformConvGeometry { padding: (1, 1), ..Default::default() };
     let cases = [
         ([1, 4, 5, 6], plain),
+        ([0, 4, 5, 6], plain),
+        ([5, 8, 8, 9], plain), // emulated: three images, then two
         ([3, 36, 17, 11], DeformConvGeometry { groups: 2, deformable_groups: 3, ..plain }),
         ([2, 64, 40, 60], DeformConvGeometry { stride: (2, 2), dilation: (2, 2), padding: (2, 2), ..plain }),
     ];
@@ -131,11 +174,11 @@ fn deform_conv_equals_the_cpu() {
         ];
         for kind in KINDS {
             let case = format!("{images}x{channels}x{height}x{width}, {geometry:?}");
-            compare(&mut report, &format!("{case}, mask"), device, kind, &inputs, |t| {
-                dcn::modulated_deform_conv(&t[0], &t[1], &t[3], &t[2], None, geometry)
+            compare(&mut report, &format!("{case}, mask"), operators, kind, &inputs, |operators, t| {
+                operators.deform_conv(&t[0], &t[1], Some(&t[3]), &t[2], None, geometry)
             });
-            compare(&mut report, &case, device, kind, &inputs[..3], |t| {
-                dcn::deform_conv(&t[0], &t[1], &t[2], geometry)
+            compare(&mut report, &case, operators, kind, &inputs[..3], |operators, t| {
+                operators.deform_conv(&t[0], &t[1], None, &t[2], None, geometry)
             });
         }
     }
@@ -144,7 +187,11 @@ fn deform_conv_equals_the_cpu() {
 
 #[test]
 fn deform_roi_pool_equals_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some(operators) = operators() else { return };
+    deform_roi_pool_like_the_cpu(operators);
+}
+
+pub fn deform_roi_pool_like_the_cpu(operators: Operators) {
     let mut report = Report::new("cuda/deform_roi_pool");
     let geometry = DeformRoiPoolGeometry {
         spatial_scale: 0.25,
@@ -163,9 +210,12 @@ fn deform_roi_pool_equals_the_cpu() {
         let inputs = [("input", random(&[2, 24, 25, 40], 3)), ("trans", random(&[count, 4, 3, 3], 4))];
         for kind in KINDS {
             let case = format!("{count} RoIs");
-            compare(&mut report, &case, device, kind, &inputs, |t| {
-                let rois = rois.to_device(t[0].device());
-                ffi::deform_roi_pool(&t[0], &rois, Some(&t[1]), &geometry).expect("deform_roi_pool")
+            let rois = |operators: Operators| Layout::Strided.of(&rois.to_device(operators.device()));
+            compare(&mut report, &format!("{case}, offsets"), operators, kind, &inputs, |operators, t| {
+                operators.deform_roi_pool(&t[0], &rois(operators), Some(&t[1]), &geometry)
+            });
+            compare(&mut report, &case, operators, kind, &inputs[..1], |operators, t| {
+                operators.deform_roi_pool(&t[0], &rois(operators), None, &geometry)
             });
         }
     }
@@ -174,21 +224,27 @@ fn deform_roi_pool_equals_the_cpu() {
 
 #[test]
 fn frozen_norm_equals_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some(operators) = operators() else { return };
+    frozen_norm_like_the_cpu(operators);
+}
+
+pub fn frozen_norm_like_the_cpu(operators: Operators) {
     let mut report = Report::new("cuda/frozen_norm");
     let (scale, shift) = (random(&[64], 1), random(&[64], 2));
-    for shape in [[0, 64, 4, 4], [2, 64, 100, 151]] {
-        for (choice, kind) in (0..4).flat_map(|choice| KINDS.map(|kind| (choice, kind))) {
-            let (channels_last, relu) = (choice & 1 != 0, choice & 2 != 0);
-            let case = format!("{shape:?}, channels-last {channels_last}, relu {relu}");
+    for shape in [[0, 64, 4, 4], [2, 64, 50, 75]] {
+        for (relu, kind) in [false, true].into_iter().flat_map(|relu| KINDS.map(|kind| (relu, kind))) {
+            let case = format!("{shape:?}, relu {relu}");
             let inputs = [("x", random(&shape, 3)), ("residual", random(&shape, 4))];
-            compare(&mut report, &case, device, kind, &inputs, |t| {
-                let x = &t[0] * 1.0; // overwritten
-                let x = if channels_last { ffi::channels_last(&x) } else { x };
-                let constant = |values: &Tensor| values.to_device(x.device());
-                let constants = (constant(&scale), constant(&shift));
-                ffi::frozen_norm(x, (&constants.0, &constants.1), Some(&t[1]), relu).expect("maps that fit")
-            });
+            for adds in [false, true] {
+                let inputs = if adds { &inputs[..] } else { &inputs[..1] };
+                let case = format!("{case}, residual {adds}");
+                compare(&mut report, &case, operators, kind, inputs, |operators, t| {
+                    let constant = |values: &Tensor| values.to_device(operators.device());
+                    let constants = (constant(&scale), constant(&shift));
+                    // What it is given is overwritten.
+                    operators.frozen_norm(&t[0] * 1.0, (&constants.0, &constants.1), t.get(1), relu)
+                });
+            }
         }
     }
     report.finish();

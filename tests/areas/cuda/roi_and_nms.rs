@@ -1,29 +1,31 @@
-//! RoIAlign, RoIPool and NMS on the GPU: the golden cases, and the CPU kernels on seeded random inputs in every type.
+//! RoIAlign, RoIPool and NMS on the GPU: the golden cases, and the CPU kernels on seeded random inputs in every type. The
+//! functions that are given [`Operators`] serve the emulated code as well.
 
 use maskrcnn_benchmark::ffi::Generator;
-use maskrcnn_benchmark::layers::{self, SuppressionRule};
+use maskrcnn_benchmark::layers::SuppressionRule;
 use tch::{Device, Kind, Tensor};
 
-use super::device;
+use super::operators;
+use crate::operators::Operators;
 use crate::ops::{self, channels_last, gradients, leaf};
-use crate::support::Report;
+use crate::support::{Determinism, Report};
 
 #[test]
 fn golden_roi_align() {
-    let Some(device) = device() else { return };
-    ops::roi_align_on(device);
+    let Some(operators) = operators() else { return };
+    ops::roi_align_by(operators);
 }
 
 #[test]
 fn golden_roi_pool() {
-    let Some(device) = device() else { return };
-    ops::roi_pool_on(device);
+    let Some(operators) = operators() else { return };
+    ops::roi_pool_by(operators);
 }
 
 #[test]
 fn golden_nms() {
-    let Some(device) = device() else { return };
-    ops::nms_on(device);
+    let Some(operators) = operators() else { return };
+    ops::nms_by(operators);
 }
 
 /// Numbers in [0, 1), the same for the same seed.
@@ -54,31 +56,56 @@ fn limit(kind: Kind) -> f64 {
     }
 }
 
-fn compare(name: &str, device: Device, operator: impl Fn(&Tensor, &Tensor) -> Tensor) {
+/// The gradient of a map comes to the operator in each of these ways.
+const INCOMING: [&str; 3] = ["plain", "transposed", "expanded"];
+
+/// A sum over the output to differentiate: with these factors, with those of its transposed form, or with ones.
+fn sum(output: &Tensor, factors: &Tensor, incoming: &str) -> Tensor {
+    match incoming {
+        "plain" => output * factors,
+        "transposed" => output.transpose(2, 3) * factors.transpose(2, 3).contiguous(),
+        _ => output.shallow_clone(),
+    }
+    .sum(output.kind())
+}
+
+type Pooling = fn(Operators, &Tensor, &Tensor) -> Tensor;
+
+fn compare(name: &str, operators: Operators, pool: Pooling) {
+    let device = operators.device();
     let mut report = Report::new(name);
-    let rois = rois(200, 5);
-    for kind in [Kind::Float, Kind::Half, Kind::BFloat16] {
-        let input = (random(&[2, 19, 64, 64], 7) * 2.0 - 1.0).to_kind(kind);
-        let on_cpu = leaf(&input.to_kind(Kind::Float));
-        let want = operator(&on_cpu, &rois);
-        let factors = (random(&want.size(), 9) - 0.5).to_kind(kind);
-        let want_grad = &gradients(&want, &factors.to_kind(Kind::Float), &[&on_cpu])[0];
-        for (format, input) in [("nchw", input.copy()), ("channels_last", channels_last(&input))] {
-            let on_gpu = leaf(&input.to_device(device));
-            let got = operator(&on_gpu, &rois.to_device(device));
-            report.equal("type", format, got.kind(), kind);
-            let grad = &gradients(&got, &factors.to_device(device), &[&on_gpu])[0];
-            for (quantity, got, want) in [("output", &got, &want), ("gradient", grad, want_grad)] {
-                let greatest = want.abs().max().double_value(&[]);
-                let got = got.to_device(Device::Cpu).to_kind(Kind::Float);
-                report.close(
-                    &format!("{kind:?}"),
-                    &format!("{quantity} {format}"),
-                    &got,
-                    want,
-                    limit(kind) * greatest,
-                    0.0,
-                );
+    // The second map is read at every other column, the regions are columns of a transposed matrix, and a batch may have no
+    // region.
+    for (kind, count) in [(Kind::Float, 60), (Kind::Float, 0), (Kind::Half, 60), (Kind::BFloat16, 60)] {
+        let rois = rois(count, 5);
+        let placed = rois.to_device(device).tr().contiguous().tr();
+        let input = (random(&[2, 19, 30, 40], 7) * 2.0 - 1.0).to_kind(kind);
+        let strided = Tensor::stack(&[&input, &input], -1).select(-1, 0);
+        for incoming in INCOMING {
+            let on_cpu = leaf(&input.to_kind(Kind::Float));
+            let want = pool(Operators::On(Device::Cpu), &on_cpu, &rois);
+            let factors = (random(&want.size(), 9) - 0.5).to_kind(kind);
+            let want_sum = sum(&want, &factors.to_kind(Kind::Float), incoming);
+            let want_grad = &Tensor::run_backward(&[want_sum], &[&on_cpu], false, false)[0];
+            for (format, input) in
+                [("nchw", input.copy()), ("channels_last", channels_last(&input)), ("strided", strided.shallow_clone())]
+            {
+                let case = format!("{kind:?}, {count} RoIs");
+                let on_cuda = match format {
+                    "strided" if device == Device::Cpu => input.detach().set_requires_grad(true),
+                    _ => leaf(&input.to_device(device)),
+                };
+                let got = pool(operators, &on_cuda, &placed);
+                report.equal(&case, &format!("type {format}"), got.kind(), kind);
+                let got_sum = sum(&got, &factors.to_device(device), incoming);
+                let grad = &Tensor::run_backward(&[got_sum], &[&on_cuda], false, false)[0];
+                report.equal(&case, &format!("type of the gradient {format}"), grad.kind(), kind);
+                for (quantity, got, want) in [("output", &got, &want), ("gradient", grad, want_grad)] {
+                    let greatest = if want.numel() == 0 { 0.0 } else { want.abs().max().double_value(&[]) };
+                    let got = got.to_device(Device::Cpu).to_kind(Kind::Float);
+                    let quantity = format!("{quantity} {format} {incoming}");
+                    report.close(&case, &quantity, &got, want, limit(kind) * greatest, 0.0);
+                }
             }
         }
     }
@@ -87,24 +114,44 @@ fn compare(name: &str, device: Device, operator: impl Fn(&Tensor, &Tensor) -> Te
 
 #[test]
 fn roi_align_equals_the_cpu_s() {
-    let Some(device) = device() else { return };
-    compare("cuda/roi_align fixed", device, |input, rois| layers::roi_align(input, rois, (7, 5), 0.25, 2));
-    compare("cuda/roi_align adaptive", device, |input, rois| layers::roi_align(input, rois, (3, 4), 0.25, 0));
+    let Some(operators) = operators() else { return };
+    for deterministic in [false, true] {
+        let _determinism = Determinism::set(deterministic);
+        roi_align_like_the_cpu_s(operators);
+    }
+}
+
+pub fn roi_align_like_the_cpu_s(operators: Operators) {
+    compare("cuda/roi_align fixed", operators, |by, input, rois| by.roi_align(input, rois, (7, 5), 0.125, 2));
+    compare("cuda/roi_align adaptive", operators, |by, input, rois| by.roi_align(input, rois, (3, 4), 0.125, 0));
 }
 
 #[test]
 fn roi_pool_equals_the_cpu_s() {
-    let Some(device) = device() else { return };
-    compare("cuda/roi_pool", device, |input, rois| layers::roi_pool(input, rois, (7, 5), 0.25));
+    let Some(operators) = operators() else { return };
+    for deterministic in [false, true] {
+        let _determinism = Determinism::set(deterministic);
+        roi_pool_like_the_cpu_s(operators);
+    }
+}
+
+pub fn roi_pool_like_the_cpu_s(operators: Operators) {
+    compare("cuda/roi_pool", operators, |by, input, rois| by.roi_pool(input, rois, (7, 5), 0.125));
 }
 
 #[test]
 fn rois_that_mean_nothing_give_nan() {
-    let Some(device) = device() else { return };
+    let Some(operators) = operators() else { return };
+    rois_that_mean_nothing(operators);
+}
+
+pub fn rois_that_mean_nothing(operators: Operators) {
+    let device = operators.device();
     let input = leaf(&random(&[1, 3, 16, 16], 1).to_device(device));
     let rows = [[1.0f32, 0.0, 0.0, 8.0, 8.0], [0.0, f32::NAN, 0.0, 8.0, 8.0], [-1.0, 0.0, 0.0, 8.0, 8.0]];
     let rois = Tensor::from_slice(&rows.concat()).view([3, 5]).to_device(device);
-    for output in [layers::roi_align(&input, &rois, (2, 2), 1.0, 2), layers::roi_pool(&input, &rois, (2, 2), 1.0)] {
+    let size = (2, 2);
+    for output in [operators.roi_align(&input, &rois, size, 1.0, 2), operators.roi_pool(&input, &rois, size, 1.0)] {
         assert!(bool::try_from(output.isnan().all()).unwrap());
         let grads = gradients(&output, &output.ones_like(), &[&input]);
         assert_eq!(grads[0].abs().sum(Kind::Float).double_value(&[]), 0.0);
@@ -113,7 +160,13 @@ fn rois_that_mean_nothing_give_nan() {
 
 #[test]
 fn nms_equals_the_cpu_s() {
-    let Some(device) = device() else { return };
+    let Some(operators) = operators() else { return };
+    nms_like_the_cpu_s(operators);
+}
+
+pub fn nms_like_the_cpu_s(operators: Operators) {
+    let device = operators.device();
+    let on_cpu = Operators::On(Device::Cpu);
     let mut report = Report::new("cuda/nms");
     for count in [0, 1, 63, 64, 65, 1000, 5000] {
         // Corners on a grid, so that overlaps at exactly the threshold are frequent, and scores in few steps.
@@ -121,19 +174,19 @@ fn nms_equals_the_cpu_s() {
         let scores = (random(&[count], 3) * 50.0).floor();
         let groups = (random(&[count], 4) * 7.0).floor().to_kind(Kind::Int64);
         let (on_gpu, scores_gpu, groups_gpu) =
-            (corners.to_device(device), scores.to_device(device), groups.to_device(device));
+            (corners.to_device(device).tr().contiguous().tr(), scores.to_device(device), groups.to_device(device));
         for threshold in [0.3, 0.5, 0.7] {
             let case = format!("{count} boxes, {threshold}");
             for rule in [SuppressionRule::AtLeast, SuppressionRule::Above] {
-                let want = layers::nms_with_rule(&corners, &scores, threshold, rule);
-                let got = layers::nms_with_rule(&on_gpu, &scores_gpu, threshold, rule).to_device(Device::Cpu);
+                let want = on_cpu.nms(&corners, &scores, threshold, rule);
+                let got = operators.nms(&on_gpu, &scores_gpu, threshold, rule).to_device(Device::Cpu);
                 report.check(&case, &format!("{rule:?}"), (got != want).then(|| "other boxes are kept".into()));
             }
-            let mask = layers::nms_mask(&on_gpu, &scores_gpu, &groups_gpu, 7, threshold).to_device(Device::Cpu);
+            let mask = operators.nms_mask(&on_gpu, &scores_gpu, &groups_gpu, 7, threshold).to_device(Device::Cpu);
             for group in 0..7 {
                 let places = groups.eq(group).nonzero().squeeze_dim(1);
                 let alone = (corners.index_select(0, &places), scores.index_select(0, &places));
-                let want = layers::nms_with_rule(&alone.0, &alone.1, threshold, SuppressionRule::Above);
+                let want = on_cpu.nms(&alone.0, &alone.1, threshold, SuppressionRule::Above);
                 let got = mask.index_select(0, &places).nonzero().squeeze_dim(1);
                 report.check(&case, "group", (got != want).then(|| format!("group {group} keeps other boxes")));
             }

@@ -3,7 +3,7 @@ use std::ffi::{c_int, c_void};
 use maskrcnn_benchmark::ffi::{self, DeformRoiPoolGeometry};
 use tch::{Kind, Tensor};
 
-use super::library::function;
+use super::library::{function, in_each_order, STREAM};
 use super::memory::{optional, Buffer};
 use super::{close_to_cpu, random, regions, rounded, scalar_type, KINDS};
 use crate::ops::{gradients, leaf};
@@ -72,7 +72,7 @@ impl Operands {
                 &self.shape(),
                 scalar_type(self.input.kind()),
                 output.pointer_mut(),
-                std::ptr::null_mut(),
+                STREAM,
             )
         };
         assert_eq!(status, 0, "launch");
@@ -98,7 +98,7 @@ impl Operands {
                 scalar_type(self.input.kind()),
                 grad_input.pointer_mut(),
                 grad_trans.as_mut().map_or(std::ptr::null_mut(), Buffer::pointer_mut),
-                std::ptr::null_mut(),
+                STREAM,
             )
         };
         assert_eq!(status, 0, "launch");
@@ -121,57 +121,64 @@ fn geometry(pooled_size: i64, output_dim: i64, group_size: i64, part_size: i64) 
 /// There is no golden data for this operator: the original has it for CUDA only.
 #[test]
 fn equals_the_cpu_kernel() {
-    // Images, RoIs, classes of the offsets (0: no offsets).
-    let cases = [
-        (1, 1, 0, geometry(3, 2, 1, 3)),
-        (2, 13, 1, geometry(7, 3, 1, 7)),
-        (3, 7, 2, geometry(4, 6, 2, 3)),
-        (2, 5, 3, geometry(5, 3, 3, 5)),
-        (2, 0, 1, geometry(7, 2, 1, 7)),
-    ];
-    let mut report = Report::new("cuda_emulated/deform_roi_pool");
-    for (seed, (images, count, classes, geometry)) in (1..).step_by(10).zip(cases) {
-        let (height, width) = (11, 14);
-        let rois = regions(count, images, (4.0 * width as f64, 4.0 * height as f64), seed);
-        let channels = geometry.output_dim * geometry.group_size * geometry.group_size;
-        for kind in KINDS {
-            let case = format!("{images} images, {count} RoIs, {classes} classes, {geometry:?}");
-            let input = leaf(&rounded(&random(&[images, channels, height, width], seed + 1), kind));
-            let parts = [count, 2 * classes, geometry.part_size, geometry.part_size];
-            let trans = (classes > 0).then(|| leaf(&rounded(&random(&parts, seed + 2), kind)));
-            let want = ffi::deform_roi_pool(&input, &rois, trans.as_ref(), &geometry).expect("the CPU kernel");
-            let factors = rounded(&random(&want.size(), seed + 3), kind);
-            let mut leaves = vec![&input];
-            leaves.extend(&trans);
-            let want_grads = gradients(&want, &factors, &leaves);
+    in_each_order(|| {
+        // Images, RoIs, classes of the offsets (0: no offsets).
+        let cases = [
+            (1, 1, 0, geometry(3, 2, 1, 3)),
+            (2, 13, 1, geometry(7, 3, 1, 7)),
+            (3, 7, 2, geometry(4, 6, 2, 3)),
+            (2, 5, 3, geometry(5, 3, 3, 5)),
+            (2, 0, 1, geometry(7, 2, 1, 7)),
+        ];
+        let mut report = Report::new("cuda_emulated/deform_roi_pool");
+        for (seed, (images, count, classes, geometry)) in (1..).step_by(10).zip(cases) {
+            let (height, width) = (11, 14);
+            let rois = regions(count, images, (4.0 * width as f64, 4.0 * height as f64), seed);
+            let channels = geometry.output_dim * geometry.group_size * geometry.group_size;
+            for kind in KINDS {
+                let case = format!("{images} images, {count} RoIs, {classes} classes, {geometry:?}");
+                let input = leaf(&rounded(&random(&[images, channels, height, width], seed + 1), kind));
+                let parts = [count, 2 * classes, geometry.part_size, geometry.part_size];
+                let trans = (classes > 0).then(|| leaf(&rounded(&random(&parts, seed + 2), kind)));
+                let want = ffi::deform_roi_pool(&input, &rois, trans.as_ref(), &geometry).expect("the CPU kernel");
+                let factors = rounded(&random(&want.size(), seed + 3), kind);
+                let mut leaves = vec![&input];
+                leaves.extend(&trans);
+                let want_grads = gradients(&want, &factors, &leaves);
 
-            let typed = |t: &Tensor| t.detach().to_kind(kind);
-            let operands =
-                Operands { input: typed(&input), rois: rois.copy(), trans: trans.as_ref().map(typed), geometry };
-            let Some(output) = operands.forward() else { return };
-            close_to_cpu(&mut report, &case, "output", &output, &want);
-            let (grad_input, grad_trans) = operands.backward(&typed(&factors)).expect("loaded above");
-            close_to_cpu(&mut report, &case, "grad_input", &grad_input, &want_grads[0]);
-            if let Some(grad_trans) = grad_trans {
-                close_to_cpu(&mut report, &case, "grad_trans", &grad_trans, &want_grads[1]);
+                let typed = |t: &Tensor| t.detach().to_kind(kind);
+                let operands =
+                    Operands { input: typed(&input), rois: rois.copy(), trans: trans.as_ref().map(typed), geometry };
+                let Some(output) = operands.forward() else { return };
+                close_to_cpu(&mut report, &case, "output", &output, &want);
+                let (grad_input, grad_trans) = operands.backward(&typed(&factors)).expect("loaded above");
+                close_to_cpu(&mut report, &case, "grad_input", &grad_input, &want_grads[0]);
+                if let Some(grad_trans) = grad_trans {
+                    close_to_cpu(&mut report, &case, "grad_trans", &grad_trans, &want_grads[1]);
+                }
             }
         }
-    }
-    report.finish();
+        report.finish();
+    });
 }
 
 /// A kernel cannot raise an error.
 #[test]
 fn a_region_of_no_image_gives_nan_and_no_gradient() {
-    let mut report = Report::new("cuda_emulated/deform_roi_pool");
-    let rois =
-        Tensor::from_slice2(&[[0.0f32, 4.0, 4.0, 20.0, 20.0], [2.0, 4.0, 4.0, 20.0, 20.0], [-1.0, 0.0, 0.0, 9.0, 9.0]]);
-    let operands = Operands { input: random(&[2, 1, 8, 8], 1), rois, trans: None, geometry: geometry(2, 1, 1, 2) };
-    let Some(output) = operands.forward() else { return };
-    let is_nan: Vec<bool> = Vec::try_from(output.isnan().flatten(1, -1).all_dim(1, false)).expect("truth values");
-    report.equal("images", "nan", is_nan, vec![false, true, true]);
-    let only_others = Tensor::from_slice(&[0.0f32, 1.0, 1.0]).view([3, 1, 1, 1]).expand([3, 1, 2, 2], false);
-    let (grad_input, _) = operands.backward(&only_others.contiguous()).expect("loaded above");
-    report.close("images", "gradient", &grad_input, &grad_input.zeros_like(), 0.0, 0.0);
-    report.finish();
+    in_each_order(|| {
+        let mut report = Report::new("cuda_emulated/deform_roi_pool");
+        let rois = Tensor::from_slice2(&[
+            [0.0f32, 4.0, 4.0, 20.0, 20.0],
+            [2.0, 4.0, 4.0, 20.0, 20.0],
+            [-1.0, 0.0, 0.0, 9.0, 9.0],
+        ]);
+        let operands = Operands { input: random(&[2, 1, 8, 8], 1), rois, trans: None, geometry: geometry(2, 1, 1, 2) };
+        let Some(output) = operands.forward() else { return };
+        let is_nan: Vec<bool> = Vec::try_from(output.isnan().flatten(1, -1).all_dim(1, false)).expect("truth values");
+        report.equal("images", "nan", is_nan, vec![false, true, true]);
+        let only_others = Tensor::from_slice(&[0.0f32, 1.0, 1.0]).view([3, 1, 1, 1]).expand([3, 1, 2, 2], false);
+        let (grad_input, _) = operands.backward(&only_others.contiguous()).expect("loaded above");
+        report.close("images", "gradient", &grad_input, &grad_input.zeros_like(), 0.0, 0.0);
+        report.finish();
+    });
 }

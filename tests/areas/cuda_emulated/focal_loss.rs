@@ -3,7 +3,7 @@ use std::ffi::{c_int, c_void};
 use maskrcnn_benchmark::layers;
 use tch::{Kind, Tensor};
 
-use super::library::function;
+use super::library::{function, in_each_order, STREAM};
 use super::memory::Buffer;
 use super::{close_to_cpu, random, rounded, scalar_type, KINDS};
 use crate::ops::{cases, gradients, leaf};
@@ -34,7 +34,7 @@ fn forward(logits: &Tensor, targets: &Tensor, gamma: f64, alpha: f64) -> Option<
     let status = unsafe {
         let (gamma, alpha) = (gamma as f32, alpha as f32);
         let kind = scalar_type(logits.kind());
-        launch(x.pointer(), t.pointer(), rows, classes, gamma, alpha, kind, loss.pointer_mut(), std::ptr::null_mut())
+        launch(x.pointer(), t.pointer(), rows, classes, gamma, alpha, kind, loss.pointer_mut(), STREAM)
     };
     assert_eq!(status, 0, "launch");
     Some(loss.tensor())
@@ -58,7 +58,7 @@ fn backward(grad_loss: &Tensor, logits: &Tensor, targets: &Tensor, gamma: f64, a
             alpha as f32,
             scalar_type(logits.kind()),
             grad.pointer_mut(),
-            std::ptr::null_mut(),
+            STREAM,
         )
     };
     assert_eq!(status, 0, "launch");
@@ -67,43 +67,49 @@ fn backward(grad_loss: &Tensor, logits: &Tensor, targets: &Tensor, gamma: f64, a
 
 #[test]
 fn golden() {
-    let Some((cases, tensors)) = cases("sigmoid_focal_loss") else { return };
-    let mut report = Report::new("cuda_emulated/sigmoid_focal_loss");
-    for (case, parameters) in &cases {
-        let get = |name: &str| tensors.get(&format!("{case}/{name}"));
-        let (gamma, alpha) = (number(&parameters["gamma"]), number(&parameters["alpha"]));
-        let (logits, targets) = (get("logits"), get("targets"));
-        let Some(loss) = forward(logits, targets, gamma, alpha) else { return };
-        report.close(case, "loss_kernel", &loss, get("loss_kernel"), 1e-6, 1e-5);
-        for (factors, name) in [(get("grad_output").copy(), "grad_kernel"), (loss.ones_like(), "grad_kernel_of_sum")] {
-            let Some(grad) = backward(&factors, logits, targets, gamma, alpha) else { return };
-            report.close(case, name, &grad, get(name), 1e-6, 1e-5);
+    in_each_order(|| {
+        let Some((cases, tensors)) = cases("sigmoid_focal_loss") else { return };
+        let mut report = Report::new("cuda_emulated/sigmoid_focal_loss");
+        for (case, parameters) in &cases {
+            let get = |name: &str| tensors.get(&format!("{case}/{name}"));
+            let (gamma, alpha) = (number(&parameters["gamma"]), number(&parameters["alpha"]));
+            let (logits, targets) = (get("logits"), get("targets"));
+            let Some(loss) = forward(logits, targets, gamma, alpha) else { return };
+            report.close(case, "loss_kernel", &loss, get("loss_kernel"), 1e-6, 1e-5);
+            for (factors, name) in
+                [(get("grad_output").copy(), "grad_kernel"), (loss.ones_like(), "grad_kernel_of_sum")]
+            {
+                let Some(grad) = backward(&factors, logits, targets, gamma, alpha) else { return };
+                report.close(case, name, &grad, get(name), 1e-6, 1e-5);
+            }
         }
-    }
-    report.finish();
+        report.finish();
+    });
 }
 
 #[test]
 fn equals_the_cpu_kernel() {
-    let mut report = Report::new("cuda_emulated/sigmoid_focal_loss");
-    for (seed, (rows, classes)) in (1..).step_by(10).zip([(0, 3), (1, 1), (37, 5), (300, 80)]) {
-        let targets = ((random(&[rows], seed) + 1.0) * (0.5 * (classes + 2) as f64)).floor() - 1.0;
-        let targets = targets.to_kind(Kind::Int);
-        for kind in KINDS {
-            let logits = rounded(&(random(&[rows, classes], seed + 1) * 8.0), kind);
-            let factors = rounded(&random(&[rows, classes], seed + 2), kind);
-            for (gamma, alpha) in [(2.0, 0.25), (1.5, 0.75), (0.0, 0.5)] {
-                let case = format!("{rows}x{classes}, gamma {gamma}");
-                let x = leaf(&logits);
-                let want = layers::sigmoid_focal_loss(&x, &targets, gamma, alpha);
-                let want_grad = &gradients(&want, &factors, &[&x])[0];
-                let typed = |t: &Tensor| t.to_kind(kind);
-                let Some(loss) = forward(&typed(&logits), &targets, gamma, alpha) else { return };
-                close_to_cpu(&mut report, &case, "loss", &loss, &want);
-                let grad = backward(&typed(&factors), &typed(&logits), &targets, gamma, alpha);
-                close_to_cpu(&mut report, &case, "gradient", &grad.expect("loaded above"), want_grad);
+    in_each_order(|| {
+        let mut report = Report::new("cuda_emulated/sigmoid_focal_loss");
+        for (seed, (rows, classes)) in (1..).step_by(10).zip([(0, 3), (1, 1), (37, 5), (300, 80)]) {
+            let targets = ((random(&[rows], seed) + 1.0) * (0.5 * (classes + 2) as f64)).floor() - 1.0;
+            let targets = targets.to_kind(Kind::Int);
+            for kind in KINDS {
+                let logits = rounded(&(random(&[rows, classes], seed + 1) * 8.0), kind);
+                let factors = rounded(&random(&[rows, classes], seed + 2), kind);
+                for (gamma, alpha) in [(2.0, 0.25), (1.5, 0.75), (0.0, 0.5)] {
+                    let case = format!("{rows}x{classes}, gamma {gamma}");
+                    let x = leaf(&logits);
+                    let want = layers::sigmoid_focal_loss(&x, &targets, gamma, alpha);
+                    let want_grad = &gradients(&want, &factors, &[&x])[0];
+                    let typed = |t: &Tensor| t.to_kind(kind);
+                    let Some(loss) = forward(&typed(&logits), &targets, gamma, alpha) else { return };
+                    close_to_cpu(&mut report, &case, "loss", &loss, &want);
+                    let grad = backward(&typed(&factors), &typed(&logits), &targets, gamma, alpha);
+                    close_to_cpu(&mut report, &case, "gradient", &grad.expect("loaded above"), want_grad);
+                }
             }
         }
-    }
-    report.finish();
+        report.finish();
+    });
 }

@@ -1,10 +1,12 @@
-//! The CUDA kernels on a machine without a GPU: a C++ compiler takes the very same `.cu` files with the headers of
+//! The CUDA code on a machine without a GPU: a C++ compiler takes the very same files with the headers of
 //! `csrc/cuda/emulation`, which run a kernel's threads in turns on the host. Every launch function is called with the
-//! golden inputs, compared at the golden limits, and with seeded random inputs, compared with the CPU kernels.
+//! golden inputs, compared at the golden limits, and with seeded random inputs, compared with the CPU kernels, each in
+//! several orders of threads and blocks. [`wrappers`] has the code between tensors and kernels.
 //!
 //! This is an emulation: it shows that arithmetic and indexing are right, that no kernel reads or writes beyond its
-//! buffers and that every value is written. It does not show what only a GPU can: that nvcc's code does the same, that
-//! threads do not race, how fast it is. Those are the tests of the module `cuda`.
+//! buffers, that every value is written, and that barriers stand where threads depend on each other. It does not show what
+//! only a GPU can: that nvcc's code does the same, what a device guard or a stream does, how fast it is. Those are the tests
+//! of the module `cuda`.
 
 mod box_matching;
 mod deform_conv;
@@ -14,7 +16,9 @@ mod frozen_norm;
 mod library;
 mod memory;
 mod nms;
+pub mod operators;
 mod roi_pooling;
+mod wrappers;
 
 use maskrcnn_benchmark::ffi::Generator;
 use tch::{Kind, Tensor};

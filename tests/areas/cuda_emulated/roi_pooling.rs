@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 use maskrcnn_benchmark::layers;
 use tch::{Kind, Tensor};
 
-use super::library::function;
+use super::library::{function, in_each_order, STREAM};
 use super::memory::Buffer;
 use super::{close_to_cpu, random, regions, rounded, scalar_type, KINDS};
 use crate::ops::{cases, gradients, leaf, pair};
@@ -138,15 +138,7 @@ impl Pooling {
             let function: Align = unsafe { function(name) }?;
             // SAFETY: the buffers have the sizes and types that the function is told.
             let status = unsafe {
-                function(
-                    from.pointer(),
-                    regions.pointer(),
-                    to.pointer_mut(),
-                    &sizes,
-                    ratio,
-                    scalar_type(kind),
-                    std::ptr::null_mut(),
-                )
+                function(from.pointer(), regions.pointer(), to.pointer_mut(), &sizes, ratio, scalar_type(kind), STREAM)
             };
             assert_eq!(status, 0, "{name}");
             Some(self.format.load(&to))
@@ -178,7 +170,7 @@ impl Pooling {
                 argmax.pointer_mut(),
                 &sizes,
                 scalar_type(kind),
-                std::ptr::null_mut(),
+                STREAM,
             )
         };
         assert_eq!(status, 0, "mrb_cuda_roi_pool_forward");
@@ -194,7 +186,7 @@ impl Pooling {
                     to.pointer_mut(),
                     &sizes,
                     scalar_type(kind),
-                    std::ptr::null_mut(),
+                    STREAM,
                 )
             };
             assert_eq!(status, 0, "{name}");
@@ -220,105 +212,120 @@ const FORMATS: [Format; 2] = [Format::Nchw, Format::ChannelsLast];
 
 #[test]
 fn roi_align_golden() {
-    let Some((cases, tensors)) = cases("roi_align") else { return };
-    let mut report = Report::new("cuda_emulated/roi_align");
-    for (case, parameters) in &cases {
-        let get = |name: &str| tensors.get(&format!("{case}/{name}"));
-        for format in FORMATS {
-            let pooling = Pooling::of_case(parameters, format);
-            let grad_output = tensors.find(&format!("{case}/grad_output"));
-            let factors = grad_output.map_or_else(|| get("output").zeros_like(), Tensor::copy);
-            let Some(pooled) = pooling.run(get("input"), get("rois"), &factors) else { return };
-            report.close(case, &format!("output {format:?}"), &pooled.output, get("output"), 1e-5, 0.0);
-            if grad_output.is_some() {
-                let want = get("grad_input");
-                report.close(case, &format!("grad_input {format:?}"), &pooled.grad_input, want, 1e-4, 0.0);
-                let quantity = format!("deterministic grad_input {format:?}");
-                report.close(case, &quantity, &pooled.deterministic_grad_input, want, 1e-4, 0.0);
+    in_each_order(|| {
+        let Some((cases, tensors)) = cases("roi_align") else { return };
+        let mut report = Report::new("cuda_emulated/roi_align");
+        for (case, parameters) in &cases {
+            let get = |name: &str| tensors.get(&format!("{case}/{name}"));
+            for format in FORMATS {
+                let pooling = Pooling::of_case(parameters, format);
+                let grad_output = tensors.find(&format!("{case}/grad_output"));
+                let factors = grad_output.map_or_else(|| get("output").zeros_like(), Tensor::copy);
+                let Some(pooled) = pooling.run(get("input"), get("rois"), &factors) else { return };
+                report.close(case, &format!("output {format:?}"), &pooled.output, get("output"), 1e-5, 0.0);
+                if grad_output.is_some() {
+                    let want = get("grad_input");
+                    report.close(case, &format!("grad_input {format:?}"), &pooled.grad_input, want, 1e-4, 0.0);
+                    let quantity = format!("deterministic grad_input {format:?}");
+                    report.close(case, &quantity, &pooled.deterministic_grad_input, want, 1e-4, 0.0);
+                }
             }
         }
-    }
-    report.finish();
+        report.finish();
+    });
 }
 
 #[test]
 fn roi_pool_golden() {
-    let Some((cases, tensors)) = cases("roi_pool") else { return };
-    let mut report = Report::new("cuda_emulated/roi_pool");
-    for (case, parameters) in &cases {
-        let get = |name: &str| tensors.get(&format!("{case}/{name}"));
-        for format in FORMATS {
-            let pooling = Pooling::of_case(parameters, format);
-            let Some(pooled) = pooling.run(get("input"), get("rois"), get("grad_output")) else { return };
-            report.close(case, &format!("output {format:?}"), &pooled.output, get("output"), 0.0, 0.0);
-            let argmax = pooled.argmax.expect("RoIPool has it");
-            report.close(case, &format!("argmax {format:?}"), &argmax, get("argmax"), 0.0, 0.0);
-            let want = get("grad_input");
-            // Added up in another order: up to eight units in the last place of sums of many bins.
-            report.close(case, &format!("grad_input {format:?}"), &pooled.grad_input, want, 1e-5, 1e-6);
-            let quantity = format!("deterministic grad_input {format:?}");
-            report.close(case, &quantity, &pooled.deterministic_grad_input, want, 1e-5, 0.0);
+    in_each_order(|| {
+        let Some((cases, tensors)) = cases("roi_pool") else { return };
+        let mut report = Report::new("cuda_emulated/roi_pool");
+        for (case, parameters) in &cases {
+            let get = |name: &str| tensors.get(&format!("{case}/{name}"));
+            for format in FORMATS {
+                let pooling = Pooling::of_case(parameters, format);
+                let Some(pooled) = pooling.run(get("input"), get("rois"), get("grad_output")) else { return };
+                report.close(case, &format!("output {format:?}"), &pooled.output, get("output"), 0.0, 0.0);
+                let argmax = pooled.argmax.expect("RoIPool has it");
+                report.close(case, &format!("argmax {format:?}"), &argmax, get("argmax"), 0.0, 0.0);
+                let want = get("grad_input");
+                // Added up in another order: up to eight units in the last place of sums of many bins.
+                report.close(case, &format!("grad_input {format:?}"), &pooled.grad_input, want, 1e-5, 1e-6);
+                let quantity = format!("deterministic grad_input {format:?}");
+                report.close(case, &quantity, &pooled.deterministic_grad_input, want, 1e-5, 0.0);
+            }
         }
-    }
-    report.finish();
+        report.finish();
+    });
 }
 
 #[test]
 fn both_equal_the_cpu_kernels() {
-    // Images, channels, RoIs, output size, sampling ratio (`None`: RoIPool).
-    let cases = [
-        (1, 1, 1, (2, 2), Some(2)),
-        (3, 5, 17, (7, 7), Some(0)),
-        (2, 9, 11, (5, 3), Some(2)),
-        (2, 3, 0, (7, 7), Some(2)),
-        (1, 1, 1, (2, 2), None),
-        (3, 5, 17, (7, 7), None),
-        (2, 3, 0, (7, 7), None),
-    ];
-    let mut report = Report::new("cuda_emulated/roi_pooling");
-    for (seed, (images, channels, count, output_size, sampling_ratio)) in (1..).step_by(10).zip(cases) {
-        let (height, width) = (13, 10);
-        let rois = regions(count, images, (4.0 * width as f64, 4.0 * height as f64), seed);
-        for (kind, format) in KINDS.into_iter().flat_map(|kind| FORMATS.map(|format| (kind, format))) {
-            let pooling = Pooling { output_size, spatial_scale: 0.25, sampling_ratio, format };
-            let case = format!("{images} images, {channels} channels, {count} RoIs, {pooling:?}");
-            let input = leaf(&rounded(&random(&[images, channels, height, width], seed + 1), kind));
-            let want = pooling.on_cpu(&input, &rois);
-            let factors = rounded(&random(&want.size(), seed + 2), kind);
-            let want_grad = &gradients(&want, &factors, &[&input])[0];
-            let typed = |t: &Tensor| t.detach().to_kind(kind);
-            let Some(pooled) = pooling.run(&typed(&input), &rois, &typed(&factors)) else { return };
-            close_to_cpu(&mut report, &case, "output", &pooled.output, &want);
-            close_to_cpu(&mut report, &case, "grad_input", &pooled.grad_input, want_grad);
-            close_to_cpu(&mut report, &case, "deterministic grad_input", &pooled.deterministic_grad_input, want_grad);
+    in_each_order(|| {
+        // Images, channels, RoIs, output size, sampling ratio (`None`: RoIPool).
+        let cases = [
+            (1, 1, 1, (2, 2), Some(2)),
+            (3, 5, 17, (7, 7), Some(0)),
+            (2, 9, 11, (5, 3), Some(2)),
+            (2, 3, 0, (7, 7), Some(2)),
+            (1, 1, 1, (2, 2), None),
+            (3, 5, 17, (7, 7), None),
+            (2, 3, 0, (7, 7), None),
+        ];
+        let mut report = Report::new("cuda_emulated/roi_pooling");
+        for (seed, (images, channels, count, output_size, sampling_ratio)) in (1..).step_by(10).zip(cases) {
+            let (height, width) = (13, 10);
+            let rois = regions(count, images, (4.0 * width as f64, 4.0 * height as f64), seed);
+            for (kind, format) in KINDS.into_iter().flat_map(|kind| FORMATS.map(|format| (kind, format))) {
+                let pooling = Pooling { output_size, spatial_scale: 0.25, sampling_ratio, format };
+                let case = format!("{images} images, {channels} channels, {count} RoIs, {pooling:?}");
+                let input = leaf(&rounded(&random(&[images, channels, height, width], seed + 1), kind));
+                let want = pooling.on_cpu(&input, &rois);
+                let factors = rounded(&random(&want.size(), seed + 2), kind);
+                let want_grad = &gradients(&want, &factors, &[&input])[0];
+                let typed = |t: &Tensor| t.detach().to_kind(kind);
+                let Some(pooled) = pooling.run(&typed(&input), &rois, &typed(&factors)) else { return };
+                close_to_cpu(&mut report, &case, "output", &pooled.output, &want);
+                close_to_cpu(&mut report, &case, "grad_input", &pooled.grad_input, want_grad);
+                close_to_cpu(
+                    &mut report,
+                    &case,
+                    "deterministic grad_input",
+                    &pooled.deterministic_grad_input,
+                    want_grad,
+                );
+            }
         }
-    }
-    report.finish();
+        report.finish();
+    });
 }
 
 /// A kernel cannot raise an error.
 #[test]
 fn a_region_that_is_not_finite_or_of_no_image_gives_nan_and_no_gradient() {
-    let mut report = Report::new("cuda_emulated/roi_pooling");
-    let rows = [
-        [0.0f32, 4.0, 4.0, 20.0, 20.0],
-        [2.0, 4.0, 4.0, 20.0, 20.0],
-        [-1.0, 0.0, 0.0, 9.0, 9.0],
-        [1.0, f32::NAN, 4.0, 20.0, 20.0],
-        [1.0, 4.0, 4.0, f32::INFINITY, 20.0],
-    ];
-    let bad = [false, true, true, true, true];
-    let rois = Tensor::from_slice2(&rows);
-    let factors = Tensor::from_slice(&bad).to_kind(Kind::Float).view([5, 1, 1, 1]).expand([5, 2, 3, 3], false);
-    for sampling_ratio in [Some(0), None] {
-        let pooling = Pooling { output_size: (3, 3), spatial_scale: 0.25, sampling_ratio, format: Format::Nchw };
-        let Some(pooled) = pooling.run(&random(&[2, 2, 8, 8], 1), &rois, &factors.contiguous()) else { return };
-        let case = format!("sampling ratio {sampling_ratio:?}");
-        let is_nan: Vec<bool> = Vec::try_from(pooled.output.isnan().flatten(1, -1).all_dim(1, false)).expect("a list");
-        report.equal(&case, "nan", is_nan, bad.to_vec());
-        for grad in [&pooled.grad_input, &pooled.deterministic_grad_input] {
-            report.close(&case, "gradient", grad, &grad.zeros_like(), 0.0, 0.0);
+    in_each_order(|| {
+        let mut report = Report::new("cuda_emulated/roi_pooling");
+        let rows = [
+            [0.0f32, 4.0, 4.0, 20.0, 20.0],
+            [2.0, 4.0, 4.0, 20.0, 20.0],
+            [-1.0, 0.0, 0.0, 9.0, 9.0],
+            [1.0, f32::NAN, 4.0, 20.0, 20.0],
+            [1.0, 4.0, 4.0, f32::INFINITY, 20.0],
+        ];
+        let bad = [false, true, true, true, true];
+        let rois = Tensor::from_slice2(&rows);
+        let factors = Tensor::from_slice(&bad).to_kind(Kind::Float).view([5, 1, 1, 1]).expand([5, 2, 3, 3], false);
+        for sampling_ratio in [Some(0), None] {
+            let pooling = Pooling { output_size: (3, 3), spatial_scale: 0.25, sampling_ratio, format: Format::Nchw };
+            let Some(pooled) = pooling.run(&random(&[2, 2, 8, 8], 1), &rois, &factors.contiguous()) else { return };
+            let case = format!("sampling ratio {sampling_ratio:?}");
+            let is_nan: Vec<bool> =
+                Vec::try_from(pooled.output.isnan().flatten(1, -1).all_dim(1, false)).expect("a list");
+            report.equal(&case, "nan", is_nan, bad.to_vec());
+            for grad in [&pooled.grad_input, &pooled.deterministic_grad_input] {
+                report.close(&case, "gradient", grad, &grad.zeros_like(), 0.0, 0.0);
+            }
         }
-    }
-    report.finish();
+        report.finish();
+    });
 }

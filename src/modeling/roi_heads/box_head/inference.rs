@@ -5,8 +5,8 @@ use tch::{Kind, Tensor};
 
 use crate::config::Config;
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::utils::{cat, keep_best};
-use crate::structures::{boxlist_nms_in_groups, BoxList, Mode};
+use crate::modeling::utils::{cat, indices_of_all, select_detections};
+use crate::structures::{BoxList, Mode};
 
 use super::loss::make_roi_box_coder;
 
@@ -38,7 +38,7 @@ impl PostProcessor {
     ) -> Result<Vec<BoxList>> {
         let num_classes = class_logits.size()[1];
         let unfiltered = self.unfiltered(class_logits, box_regression, proposals)?;
-        unfiltered.iter().map(|boxes| self.filter_results(boxes, num_classes)).collect()
+        self.filter_results(&unfiltered, num_classes)
     }
 
     /// The box of every proposal for every class (background included), clipped, with the field `scores`:
@@ -72,17 +72,24 @@ impl PostProcessor {
             .collect()
     }
 
-    /// Score threshold, NMS per class (background left out) and limit, over a list as
-    /// [`unfiltered`](Self::unfiltered) gives it.
-    pub fn filter_results(&self, boxlist: &BoxList, num_classes: i64) -> Result<BoxList> {
-        let scores = boxlist.tensor_field("scores")?.reshape([-1, num_classes]);
+    /// Score threshold, NMS per class (background left out) and limit, over a list for each image as
+    /// [`unfiltered`](Self::unfiltered) gives them.
+    pub fn filter_results(&self, boxlists: &[BoxList], num_classes: i64) -> Result<Vec<BoxList>> {
         // Candidates by class, within a class in the order of the proposals.
-        let places = scores.transpose(0, 1).narrow(0, 1, num_classes - 1).gt(self.score_thresh).nonzero();
-        let labels = places.select(1, 0) + 1;
-        let mut candidates = boxlist.select(&(places.select(1, 1) * num_classes + &labels))?;
-        candidates.add_field("labels", labels.shallow_clone());
-        let survivors = boxlist_nms_in_groups(&candidates, &labels, num_classes, self.nms, "scores")?;
-        keep_best(&survivors, self.detections_per_img)
+        let above = boxlists.iter().map(|boxes| {
+            let scores = boxes.tensor_field("scores")?.reshape([-1, num_classes]);
+            Ok(scores.transpose(0, 1).narrow(0, 1, num_classes - 1).gt(self.score_thresh).flatten(0, -1))
+        });
+        let above = above.collect::<Result<Vec<_>>>()?;
+        let candidates = boxlists.iter().zip(indices_of_all(&above)).map(|(boxes, places)| {
+            let proposals = (boxes.len() as i64 / num_classes).max(1);
+            let labels = places.divide_scalar_mode(proposals, "floor") + 1;
+            let mut candidates = boxes.select(&(places.remainder(proposals) * num_classes + &labels))?;
+            candidates.add_field("labels", labels);
+            Ok(candidates)
+        });
+        let candidates = candidates.collect::<Result<Vec<_>>>()?;
+        select_detections(&candidates, num_classes, self.nms, self.detections_per_img)
     }
 }
 

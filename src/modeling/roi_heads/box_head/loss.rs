@@ -8,7 +8,7 @@ use crate::layers::smooth_l1_loss;
 use crate::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::matcher::{MatchedTargets, Matcher};
-use crate::modeling::utils::{cat, indices_of, zero_loss};
+use crate::modeling::utils::{cat, zero_loss};
 use crate::structures::BoxList;
 
 /// Matches and samples proposals, and computes the two losses.
@@ -89,16 +89,13 @@ impl FastRcnnLossComputation {
         }
         let loss_classifier = class_logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::Mean, -100, 0.0);
 
-        let positive = indices_of(&labels.gt(0));
-        let first_column = if self.cls_agnostic_bbox_reg {
-            Tensor::full([positive.size()[0]], 4, (Kind::Int64, positive.device()))
-        } else {
-            labels.index_select(0, &positive) * 4
-        };
-        let columns = first_column.unsqueeze(1) + Tensor::arange(4, (Kind::Int64, positive.device()));
+        // The others count as 0, so that nobody has to wait for the number of positives.
+        let positive = labels.gt(0).unsqueeze(1);
+        let first_column = if self.cls_agnostic_bbox_reg { labels.full_like(4) } else { &labels * 4 };
+        let columns = first_column.unsqueeze(1) + Tensor::arange(4, (Kind::Int64, labels.device()));
         let loss_box_reg = smooth_l1_loss(
-            &box_regression.index_select(0, &positive).gather(1, &columns, false),
-            &regression_targets.index_select(0, &positive),
+            &box_regression.gather(1, &columns, false).where_scalarother(&positive, 0.0),
+            &regression_targets.where_scalarother(&positive, 0.0),
             1.0,
             false,
         ) / number as f64;

@@ -6,8 +6,8 @@ use tch::Tensor;
 use crate::config::Config;
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::rpn::utils::permute_and_flatten;
-use crate::modeling::utils::keep_best;
-use crate::structures::{boxlist_nms_in_groups, cat_boxlist, BoxList, ImageList, Mode};
+use crate::modeling::utils::{indices_of_all, select_detections};
+use crate::structures::{cat_boxlist, BoxList, ImageList, Mode};
 
 /// Selects detections: per level the best candidates above a score, over all levels NMS per class and a limit.
 #[derive(Clone, Debug)]
@@ -39,41 +39,49 @@ impl RetinaNetPostProcessor {
         box_regression: &[Tensor],
     ) -> Result<Vec<BoxList>> {
         let _no_grad = tch::no_grad_guard();
-        let mut per_image: Vec<Vec<BoxList>> = images.image_sizes.iter().map(|_| Vec::new()).collect();
+        // Level after level, within a level image after image.
+        let (mut scores, mut codes, mut references) = (Vec::new(), Vec::new(), Vec::new());
         for ((anchors, box_cls), box_regression) in anchors.iter().zip(box_cls).zip(box_regression) {
-            let scores = permute_and_flatten(box_cls, self.num_classes - 1).sigmoid();
-            let codes = permute_and_flatten(box_regression, 4);
-            for (image, (height, width)) in images.image_sizes.iter().enumerate() {
-                let (scores, codes) = (scores.get(image as i64), codes.get(image as i64));
-                let boxes = self.select_level((*width, *height), anchors, &scores, &codes)?;
-                per_image[image].push(boxes);
-            }
+            let of_level = permute_and_flatten(box_cls, self.num_classes - 1).sigmoid().flatten(1, -1);
+            scores.extend(of_level.unbind(0));
+            codes.extend(permute_and_flatten(box_regression, 4).unbind(0));
+            references.extend(images.image_sizes.iter().map(|_| anchors));
         }
-        per_image.iter().map(|lists| self.select_over_all_levels(&cat_boxlist(lists)?)).collect()
+        let above: Vec<Tensor> = scores.iter().map(|scores| scores.gt(self.pre_nms_thresh)).collect();
+        let sizes = images.image_sizes.iter().cycle();
+        let maps = scores.iter().zip(&codes).zip(references).zip(sizes).zip(indices_of_all(&above));
+        let mut per_image: Vec<Vec<BoxList>> = images.image_sizes.iter().map(|_| Vec::new()).collect();
+        for (number, ((((scores, codes), anchors), (height, width)), candidates)) in maps.enumerate() {
+            let boxes = self.select_level((*width, *height), anchors, scores, codes, &candidates)?;
+            per_image[number % images.len()].push(boxes);
+        }
+        let by_class = per_image.iter().map(|lists| {
+            let boxes = cat_boxlist(lists)?;
+            boxes.select(&boxes.tensor_field("labels")?.argsort_stable(true, 0, false))
+        });
+        let by_class = by_class.collect::<Result<Vec<_>>>()?;
+        select_detections(&by_class, self.num_classes, self.nms_thresh, self.fpn_post_nms_top_n)
     }
 
-    /// `scores` `[K, classes - 1]`, `codes` `[K, 4]`.
-    fn select_level(&self, size: (i64, i64), anchors: &Tensor, scores: &Tensor, codes: &Tensor) -> Result<BoxList> {
-        let candidates = scores.gt(self.pre_nms_thresh);
-        let places = candidates.nonzero();
-        let scores = scores.masked_select(&candidates);
-        let number = self.pre_nms_top_n.min(scores.size()[0]);
+    /// `scores` `[K · (classes - 1)]`, `codes` `[K, 4]`, `candidates` `[M]` int64: places among the scores.
+    fn select_level(
+        &self,
+        size: (i64, i64),
+        anchors: &Tensor,
+        scores: &Tensor,
+        codes: &Tensor,
+        candidates: &Tensor,
+    ) -> Result<BoxList> {
+        let number = self.pre_nms_top_n.min(candidates.size()[0]);
         // Unsorted, as in the original: NMS sorts by itself.
-        let (scores, best) = scores.topk(number, 0, true, false);
-        let places = places.index_select(0, &best);
-        let (location, class) = (places.select(1, 0), places.select(1, 1));
+        let (scores, best) = scores.index_select(0, candidates).topk(number, 0, true, false);
+        let places = candidates.index_select(0, &best);
+        let location = places.divide_scalar_mode(self.num_classes - 1, "floor");
         let boxes = self.box_coder.decode(&codes.index_select(0, &location), &anchors.index_select(0, &location));
         let mut boxlist = BoxList::new(boxes, size, Mode::Xyxy)?;
-        boxlist.add_field("labels", class + 1);
+        boxlist.add_field("labels", places.remainder(self.num_classes - 1) + 1);
         boxlist.add_field("scores", scores);
         boxlist.clip_to_image(false)
-    }
-
-    fn select_over_all_levels(&self, boxlist: &BoxList) -> Result<BoxList> {
-        let (labels, by_class) = boxlist.tensor_field("labels")?.sort_stable(true, 0, false);
-        let boxlist = boxlist.select(&by_class)?;
-        let kept = boxlist_nms_in_groups(&boxlist, &labels, self.num_classes, self.nms_thresh, "scores")?;
-        keep_best(&kept, self.fpn_post_nms_top_n)
     }
 }
 
