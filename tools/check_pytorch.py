@@ -15,6 +15,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 
 import numpy as np
@@ -188,21 +189,65 @@ class Checks:
         self.report("{}: a torch scheduler takes over".format(path), schedule.last_epoch == loaded["iteration"])
 
     def large(self, folder):
-        """More than 4 GB, with a tensor beyond them."""
-        value = {"zeros": torch.zeros(1_200_000_000), "values": torch.arange(5.0)}
-        torch.save(value, os.path.join(folder, "large.pth"))
-        out = os.path.join(folder, "large_out.pth")
-        back = self.convert(os.path.join(folder, "large.pth"), out) and torch.load(out, weights_only=True, mmap=True)
-        passed = bool(back) and torch.equal(back["model"]["values"], value["values"])
-        passed = passed and back["model"]["zeros"].shape == value["zeros"].shape
-        self.report("{:.1f} GB -> .pth -> torch.load(mmap=True)".format(os.path.getsize(out) / 1e9), passed)
+        """Sizes and places over 4 GB, and the memory that they take here."""
+        def path(name):
+            return os.path.join(folder, name)
+
+        count = 2**32 + 16
+        zeros = torch.zeros(count, dtype=torch.uint8)
+        zeros[-1] = 7
+        values = torch.arange(5.0)
+        torch.save({"zeros": zeros, "values": values}, path("large.pth"))
+        del zeros
+        loaders = {
+            ".pth": lambda file: torch.load(file, weights_only=True, mmap=True)["model"],
+            ".pkl": self.arrays,
+        }
+        for ending, load in loaders.items():
+            peak = self.convert_measured(path("large.pth"), path("out" + ending))
+            back = load(path("out" + ending)) if peak else None
+            passed = bool(back) and back["zeros"].shape == (count,) and int(back["zeros"][-1]) == 7
+            passed = passed and torch.equal(back["values"], values)
+            self.report("a tensor of {:.1f} GB -> {} -> Python".format(count / 1e9, ending), passed)
+            del back
+            os.remove(path("out" + ending))
+
+        # Five tensors of 0.8 GB, one of which has to be put in order.
+        shape = (20000, 10000)
+        tree = {"part{}".format(i): torch.zeros(shape) for i in range(4)}
+        tree["transposed"] = torch.zeros(shape[::-1]).t()
+        torch.save(tree, path("large.pth"))
+        model, tensor = 5 * tree["part0"].nbytes, tree["part0"].nbytes
+        del tree
+        for ending in [".pth", ".safetensors", ".pkl"]:
+            peak = self.convert_measured(path("large.pth"), path("out" + ending))
+            text = "{:.1f} GB of {:.1f} GB each -> {}: at most {:.2f} GB of memory (limit: file and one tensor)"
+            self.report(text.format(model / 1e9, tensor / 1e9, ending, peak / 1e9), 0 < peak < model + tensor + 2e8)
+            os.remove(path("out" + ending))
+
+    @staticmethod
+    def arrays(file):
+        with open(file, "rb") as f:
+            return {name: torch.from_numpy(value) for name, value in pickle.load(f)["model"].items()}
+
+    def convert_measured(self, source, target):
+        """The most bytes of memory that the conversion held at once, pages of the file included; 0 if it failed."""
+        process = subprocess.Popen([os.path.join(self.programs, "convert_weights"), source, target])
+        peak = 0
+        while process.poll() is None:
+            with open("/proc/{}/status".format(process.pid)) as status:
+                lines = [line.split()[1] for line in status if line.startswith("VmHWM:")]
+            # An ended process has no such line.
+            peak = max([peak, *(int(kib) * 1024 for kib in lines)])
+            time.sleep(0.01)
+        return peak if process.returncode == 0 else 0
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", required=True, help="folder of the built programs")
     parser.add_argument("--checkpoint", help="a checkpoint of train_net")
-    parser.add_argument("--large", action="store_true", help="also a file of 4.8 GB (twice that on the disk)")
+    parser.add_argument("--large", action="store_true", help="also files over 4 GB (10 GB on the disk)")
     args = parser.parse_args()
     print("torch {}, numpy {}, safetensors {}".format(
         torch.__version__, np.__version__, "no: SKIPPED" if safetensors is None else safetensors.__version__))
@@ -214,7 +259,7 @@ def main():
         if args.large:
             checks.large(folder)
         else:
-            print("SKIPPED: a file of 4.8 GB (--large)")
+            print("SKIPPED: files over 4 GB (--large)")
     sys.exit("{} checks failed".format(checks.failed) if checks.failed else None)
 
 

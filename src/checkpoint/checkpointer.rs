@@ -12,8 +12,8 @@ use super::{model_zoo, read_file, write_file};
 use crate::config::model_catalog::ModelCatalog;
 use crate::config::Config;
 use crate::layers::parameters::Parameters;
+use crate::utils::atomic_file::write_atomically;
 use crate::utils::comm;
-use crate::utils::miscellaneous::write_atomically;
 
 /// The key of what this project saves beyond the original's four.
 const TRAINING_STATE: &str = "training_state";

@@ -10,8 +10,8 @@ use anyhow::{ensure, Context, Result};
 use super::model_serialization::StateDict;
 use super::pickle::{self, Buffer, Python, Source, Value};
 use crate::ffi::system::MappedFile;
+use crate::utils::atomic_file::atomically;
 use crate::utils::fault;
-use crate::utils::miscellaneous::{atomically, write_atomically};
 
 impl Source for MappedFile {
     fn release(&self, range: Range<usize>) {
@@ -47,13 +47,13 @@ pub fn write_file(path: &Path, value: &Value) -> Result<()> {
     })
 }
 
-/// Writes `value` as one pickle with numpy arrays.
+/// Writes `value` as one pickle with numpy arrays; gives the Python that reads it, which is the one asked for unless that
+/// is 2 and an array is over 2 GB.
 ///
 /// # Errors
 /// As [`write_file`]; also element types that numpy does not have.
-pub fn write_pickle(path: &Path, value: &Value, python: Python) -> Result<()> {
-    let pickle = pickle::to_pickle(value, python).with_context(|| format!("cannot write {}", path.display()))?;
-    write_atomically(path, &pickle)
+pub fn write_pickle(path: &Path, value: &Value, python: Python) -> Result<Python> {
+    atomically(path, |file, _| pickle::write_pickle(BufWriter::with_capacity(1 << 20, file), value, python))
 }
 
 /// Writes named tensors as a safetensors file.

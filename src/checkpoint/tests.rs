@@ -1,7 +1,7 @@
 //! Saving and loading whole checkpoints, and what does not fit.
 
 use std::fs;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
@@ -202,6 +202,31 @@ fn files_over_4_gb_are_written_and_read() {
     assert!(format!("{:#}", read_file(&path).unwrap_err()).contains("large.pth"));
 }
 
+/// A pickle of Python 2 ends at arrays of 2 GB, protocol 3 at 4 GB.
+#[test]
+fn arrays_over_2_gb_are_written_for_python_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.pkl");
+    let values = Tensor::from_slice(&[0.5f32, -2.0, 1e30]);
+    for (len, protocol) in [(1 << 31, 3), (1 << 32, 4)] {
+        let zeros = TensorData::contiguous(Dtype::UInt8, vec![len as i64], Buffer::new(Zeros::new(len))).unwrap();
+        let mut blobs = Dict::new();
+        blobs.insert("fc6_w", zeros);
+        blobs.insert("fc6_b", &values);
+        let mut file = Sparse(fs::File::create(&path).unwrap());
+        let python = pickle::write_pickle(&mut file, &Value::Dict(blobs), Python::Two).unwrap();
+        drop(file);
+        assert_eq!(python, Python::Three);
+        let back = read_file(&path).unwrap();
+        let find = |name: &str| back.as_dict().unwrap().get(name).unwrap().as_tensor().unwrap();
+        assert_eq!((find("fc6_w").shape(), find("fc6_w").bytes().unwrap()[len - 1]), (&[len as i64][..], 0));
+        assert_eq!(to_tensor(find("fc6_b")).unwrap(), values);
+        let mut begin = [0; 2];
+        fs::File::open(&path).unwrap().read_exact(&mut begin).unwrap();
+        assert_eq!(begin, [0x80, protocol]);
+    }
+}
+
 /// Zeros that take no memory either, nor a page fault every 4 KiB.
 struct Zeros(memmap2::Mmap);
 
@@ -313,7 +338,8 @@ fn caffe2_files_go_there_and_back() {
         })
         .collect();
     let path = folder.path().join("model.pkl");
-    write_pickle(&path, &c2_model_saving::to_c2(&state, "R-50-FPN").unwrap(), Python::Two).unwrap();
+    let written = write_pickle(&path, &c2_model_saving::to_c2(&state, "R-50-FPN").unwrap(), Python::Two).unwrap();
+    assert_eq!(written, Python::Two);
     let file = read_file(&path).unwrap();
     assert_eq!(c2_model_loading::body_of(&file).unwrap(), "R-50");
     let blobs = file.as_dict().unwrap().get("blobs").unwrap().as_dict().unwrap();

@@ -159,20 +159,30 @@ fn write(output: &Path, state: &StateDict, mut rest: Dict, conv_body: Option<&st
         Some("pkl") => {
             note_loss(&rest);
             if let Some(body) = conv_body {
-                return write_pickle(output, &to_c2(state, body)?, Python::Two);
+                return write_caffe2(output, &to_c2(state, body)?);
             }
             let names: Vec<&str> = state.iter().map(|(name, _)| name.as_str()).collect();
             let body = deepest(&names, "layer3.").context("the names show no ResNet body");
             match body.and_then(|body| to_c2(state, &body)) {
-                Ok(blobs) => write_pickle(output, &blobs, Python::Two),
+                Ok(blobs) => write_caffe2(output, &blobs),
                 Err(error) => {
                     println!("written under the model's own names: {error:#}");
-                    write_pickle(output, &Value::Dict(below_model(state, Dict::new())), Python::Three)
+                    write_pickle(output, &Value::Dict(below_model(state, Dict::new())), Python::Three).map(drop)
                 }
             }
         }
         _ => bail!("{}: the ending must be .pth, .pkl or .safetensors", output.display()),
     }
+}
+
+fn write_caffe2(output: &Path, blobs: &Value) -> Result<()> {
+    if write_pickle(output, blobs, Python::Two)? != Python::Two {
+        println!(
+            "an array is over 2 GB, which no pickle of Python 2 can hold: only Python 3 reads {}",
+            output.display()
+        );
+    }
+    Ok(())
 }
 
 /// `{"model": {name: tensor}}`, the inner dictionary being `model`.

@@ -20,7 +20,8 @@ use crate::config::{CfgNode, Config};
 use crate::data::transforms::RgbImage;
 use crate::engine::coco_demo::{read_upright_image, CocoDemo, CocoDemoOptions};
 use crate::ffi;
-use crate::utils::miscellaneous::{mkdir, write_atomically};
+use crate::utils::atomic_file::write_atomically;
+use crate::utils::miscellaneous::mkdir;
 
 const JPEG_QUALITY: u8 = 95;
 
@@ -243,6 +244,7 @@ mod tests {
 
     #[test]
     fn images_in_pictures_and_json_out() {
+        let _generator = crate::utils::testing::generator();
         let (folder, overrides) = tiny_model(&[]);
         let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         let picture = RgbImage::new(48, 32, (0..48 * 32 * 3).map(|i| (i % 256) as u8).collect());

@@ -10,7 +10,8 @@ use serde_json::{json, Value};
 
 use super::{parse, CommandLine};
 use crate::data::shapes::{scene, Scene, CLASSES};
-use crate::utils::miscellaneous::{mkdir, write_atomically};
+use crate::utils::atomic_file::write_atomically;
+use crate::utils::miscellaneous::mkdir;
 
 /// Changes whenever the same arguments give other images.
 const VERSION: u32 = 1;

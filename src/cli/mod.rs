@@ -44,8 +44,10 @@ pub use test_net::test_net;
 pub use train_net::train_net;
 
 use crate::ffi::system::exit_now;
+use crate::utils::atomic_file::write_atomically;
+use crate::utils::atomic_file::write_atomically;
 use crate::utils::comm::{abandon, get_rank, get_world_size};
-use crate::utils::miscellaneous::{panic_message, write_atomically};
+use crate::utils::miscellaneous::panic_message;
 
 /// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage). Of several
 /// processes each says its rank; the error is also left in the file that `TORCHELASTIC_ERROR_FILE` names.

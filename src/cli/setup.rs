@@ -17,6 +17,7 @@ use crate::ffi;
 use crate::layers::parameters::Parameters;
 use crate::layers::Precision;
 use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
+use crate::utils::atomic_file::remove_leftovers;
 use crate::utils::collect_env::collect_env_info;
 use crate::utils::comm::{self, get_local_rank, get_rank, get_world_size};
 use crate::utils::logger::setup_logger;
@@ -122,6 +123,9 @@ impl Program {
             let folder = self.output_dir.as_ref().map(|dir| dir.join("inference").join(&name));
             if let Some(folder) = &folder {
                 mkdir(folder)?;
+                if comm::is_main_process() {
+                    remove_leftovers(folder);
+                }
             }
             inference(&self.cfg, model, data_loader, &name, self.device, folder.as_deref())?;
         }

@@ -14,8 +14,8 @@ use crate::engine::training_state::{restored, set_random_state, Restored, Traini
 use crate::layers::{Parameters, Precision};
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::solver::{make_lr_scheduler, make_optimizer, GradScaler, Sgd, WarmupMultiStepLr};
+use crate::utils::atomic_file::{remove_leftovers, write_atomically};
 use crate::utils::comm::{self, get_rank, get_world_size, is_main_process};
-use crate::utils::miscellaneous::write_atomically;
 
 /// Trains an object detection model and tests it.
 #[derive(Debug, Parser)]
@@ -74,6 +74,7 @@ fn log_config(program: &Program, args: &ConfigArgs) -> Result<()> {
         log::warn!(target: TARGET, "{note}");
     }
     if let Some(dir) = program.output_dir.as_ref().filter(|_| is_main_process()) {
+        remove_leftovers(dir);
         let path = dir.join("config.yml");
         log::info!(target: TARGET, "Saving config into: {}", path.display());
         write_atomically(&path, program.cfg.dump().as_bytes())?;

@@ -17,7 +17,8 @@ use super::transforms::{build_transforms, Compose, Normalize, TransformRegistry}
 use crate::config::paths_catalog::DatasetCatalog;
 use crate::config::Config;
 use crate::structures::{Flip, Keypoints};
-use crate::utils::miscellaneous::{mkdir, write_atomically};
+use crate::utils::atomic_file::write_atomically;
+use crate::utils::miscellaneous::mkdir;
 
 /// What decides how data are loaded, beside the configuration.
 #[derive(Clone)]

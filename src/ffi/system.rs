@@ -66,16 +66,32 @@ impl AsRef<[u8]> for MappedFile {
 /// # Errors
 /// What the operating system says, for instance of a file system without locks.
 pub fn lock_file(file: &std::fs::File) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
     loop {
-        // SAFETY: the descriptor is open for as long as `file` lives.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } == 0 {
-            return Ok(());
+        match flock(file, libc::LOCK_EX) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            done => return done,
         }
-        let error = std::io::Error::last_os_error();
-        if error.kind() != std::io::ErrorKind::Interrupted {
-            return Err(error);
-        }
+    }
+}
+
+/// [`lock_file`] without waiting: `false` when another open file holds the lock.
+///
+/// # Errors
+/// As [`lock_file`].
+pub fn try_lock_file(file: &std::fs::File) -> std::io::Result<bool> {
+    match flock(file, libc::LOCK_EX | libc::LOCK_NB) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn flock(file: &std::fs::File, operation: libc::c_int) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the descriptor is open for as long as `file` lives.
+    match unsafe { libc::flock(file.as_raw_fd(), operation) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

@@ -78,6 +78,7 @@ mod tests {
     use super::*;
     use crate::layers::gradcheck::random;
     use crate::layers::{BatchNorm2d, ConvConfig, FrozenBatchNorm2d, GroupNorm, ParamPath, Parameters};
+    use crate::utils::testing::generator;
     use tch::{Device, Kind};
 
     fn norm(kind: usize, path: &ParamPath) -> Option<Norm> {
@@ -92,6 +93,7 @@ mod tests {
     /// With gradients on the parts run one by one, without them fused: the values are the same.
     #[test]
     fn fused_inference_equals_the_parts() {
+        let _generator = generator();
         let float = |shape: &[i64], seed| random(shape, seed).to_kind(Kind::Float);
         for kind in 0..4 {
             for (stride, groups, bias, relu) in [(1, 1, false, true), (2, 2, true, true), (1, 4, true, false)] {

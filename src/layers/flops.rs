@@ -48,6 +48,7 @@ mod tests {
 
     #[test]
     fn layers_count_two_operations_per_weight_and_position() {
+        let _generator = crate::utils::testing::generator();
         let parameters = Parameters::new(Device::Cpu);
         let path = parameters.root();
         let conv = Conv2d::new(&path.sub("a"), 4, 6, 3, ConvConfig { groups: 2, padding: 1, ..ConvConfig::default() });

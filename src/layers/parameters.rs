@@ -240,6 +240,10 @@ impl ParamPath {
         // Values are drawn on the CPU, so that a seed gives the same weights on every device.
         let mut tensor = Tensor::empty(shape, (Kind::Float, Device::Cpu));
         if initialise {
+            #[cfg(test)]
+            if !matches!(init, Init::Const(_)) {
+                crate::utils::testing::check_is_held();
+            }
             let receptive: i64 = shape.iter().skip(2).product();
             let fan_in = (shape.get(1).copied().unwrap_or(1) * receptive) as f64;
             let fan_out = (shape.first().copied().unwrap_or(1) * receptive) as f64;
@@ -307,6 +311,7 @@ mod tests {
 
     #[test]
     fn initial_values_have_the_spread_that_was_asked_for() {
+        let _generator = crate::utils::testing::generator();
         let path = Parameters::new(Device::Cpu).root();
         let shape = [64, 32, 3, 3];
         let deviation = |name: &str, init| path.parameter(name, &shape, init).std(true).double_value(&[]);

@@ -48,6 +48,8 @@ impl BalancedPositiveNegativeSampler {
         let wanted = (self.batch_size_per_image as f64 * self.positive_fraction) as i64;
         let num_positive = wanted.min(positive.size()[0]);
         let num_negative = (self.batch_size_per_image - num_positive).min(negative.size()[0]);
+        #[cfg(test)]
+        crate::utils::testing::check_is_held();
         let draw = |candidates: &Tensor, number: i64| {
             let order = Tensor::randperm(candidates.size()[0], (Kind::Int64, candidates.device()));
             candidates.index_select(0, &order.narrow(0, 0, number)).sort(0, false).0

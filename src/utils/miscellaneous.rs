@@ -1,8 +1,6 @@
 //! Small helpers around files and the process (the original's `utils/miscellaneous.py`).
 
 use std::any::Any;
-use std::fs::File;
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -13,45 +11,6 @@ use anyhow::{Context, Result};
 /// The folder cannot be made.
 pub fn mkdir(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))
-}
-
-/// Writes a file so that a reader sees the old content or the new, never a part.
-///
-/// # Errors
-/// The file cannot be written; what was there before is left.
-pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
-    atomically(path, |mut file, _| Ok(file.write_all(content)?))
-}
-
-/// Gives `fill` a temporary file beside `path` (and its name), which becomes `path` once everything is on the disk: a
-/// crash at any moment leaves the earlier file of that name whole.
-///
-/// # Errors
-/// What `fill` or the file system says (a full disk included); the earlier file is left, the temporary one is removed.
-/// Also if the folder cannot be written to the disk: the new file is there then.
-pub fn atomically(path: &Path, fill: impl FnOnce(&File, &Path) -> Result<()>) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let write = || -> Result<()> {
-        let file = File::create(&temporary)?;
-        fill(&file, &temporary)?;
-        file.sync_all()?;
-        Ok(std::fs::rename(&temporary, path)?)
-    };
-    write()
-        // The error that matters is the first one.
-        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
-        .with_context(|| format!("cannot write {}; an earlier file of that name is untouched", path.display()))?;
-    // The rename itself is on the disk once the folder is.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
-        // Some network and user-space file systems know no such thing, and say so.
-        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-        synchronised => synchronised.with_context(|| {
-            format!("{} is written, but a crash now may undo it: cannot synchronise its folder", path.display())
-        }),
-    }
 }
 
 /// The text of a panic, as [`std::panic::catch_unwind`] returns it.
@@ -110,26 +69,5 @@ mod tests {
         assert_eq!(panic_message(panic.unwrap_err().as_ref()), "a size\nis wrong");
         assert_eq!(panic_message(&"a word"), "a word");
         assert_eq!(panic_message(&1), "unknown reason");
-    }
-
-    #[test]
-    fn an_atomic_write_replaces_and_leaves_nothing_beside() -> Result<()> {
-        let dir = tempfile::tempdir()?;
-        let path = dir.path().join("last_checkpoint");
-        write_atomically(&path, b"one")?;
-        write_atomically(&path, b"two")?;
-        assert_eq!(std::fs::read(&path)?, b"two");
-        assert_eq!(std::fs::read_dir(dir.path())?.count(), 1);
-        let error = write_atomically(&dir.path().join("missing/file"), b"x").unwrap_err();
-        assert!(format!("{error:#}").contains("missing/file"), "{error:#}");
-        let error = atomically(&path, |mut file, _| {
-            file.write_all(b"half")?;
-            anyhow::bail!("the rest does not come")
-        });
-        let error = format!("{:#}", error.unwrap_err());
-        assert!(error.contains("last_checkpoint") && error.contains("the rest does not come"), "{error}");
-        assert_eq!(std::fs::read(&path)?, b"two");
-        assert_eq!(std::fs::read_dir(dir.path())?.count(), 1, "the temporary file is gone");
-        Ok(())
     }
 }

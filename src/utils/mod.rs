@@ -1,5 +1,6 @@
 //! Logging, metrics, timing.
 
+pub mod atomic_file;
 pub mod collect_env;
 pub mod comm;
 pub mod fault;
@@ -9,4 +10,6 @@ pub mod miscellaneous;
 pub mod progress;
 pub mod rendezvous;
 pub mod termination;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod timer;

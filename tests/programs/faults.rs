@@ -217,24 +217,33 @@ fn a_process_that_is_too_late_is_named_by_the_error() {
     assert!(error.contains("no process is lost, but rank 1 is late (iteration 2, forward)"), "{error}");
 }
 
-/// `launch` starts all again once; the end is that of a run that was not disturbed.
-fn goes_on(fault: &str) {
+/// `launch` starts all again once; the end is that of a run that was not disturbed. Gives the log.
+fn goes_on(fault: &str) -> String {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut command = launch(&["--max-restarts", "1"], &["train_net", "--dist-timeout", "60"]);
     command.args(arguments(folder.path(), &["--seed", "5", "--skip-test"], &[])).env("MRB_FAULT", fault);
     let log = succeeds(&mut command);
     assert!(log.contains("exactly as a run that never stopped"), "{log}");
     is_like_undisturbed(folder.path());
+    let names = std::fs::read_dir(folder.path()).expect("the folder").map(|entry| entry.expect("an entry").file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().ends_with(".tmp")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    log
 }
 
 #[test]
 fn a_restarted_job_ends_as_if_no_process_had_been_killed() {
-    goes_on("1:all-reduce:4:kill");
+    let log = goes_on("1:all-reduce:4:kill");
+    assert!(!log.contains("Removed "), "{log}");
 }
 
 #[test]
 fn a_restarted_job_goes_on_from_the_checkpoint_before_a_torn_one() {
-    goes_on("0:checkpoint file:4:kill");
+    let log = goes_on("0:checkpoint file:4:kill");
+    assert!(
+        log.contains("model_0000004.pth.unfinished-") && log.contains(": its process ended while it wrote"),
+        "{log}"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Values as a pickle of protocol 2, in the form in which torch.save writes them and `weights_only=True` reads them.
+//! Values as a pickle of protocol 2, in the form in which torch.save writes them and `weights_only=True` reads them; or with
+//! numpy arrays, as Caffe2 and Detectron have them.
 
 use std::collections::HashMap;
 
@@ -9,10 +10,13 @@ use super::opcodes as op;
 use super::tensor_data::{Dtype, TensorData};
 use super::value::{Dict, Object, Value};
 
-/// A pickle and the storages that it refers to, by their place in the list.
+/// A pickle and what it is written with.
 pub(super) struct Encoded {
     pub(super) pickle: Vec<u8>,
+    /// The storages that the pickle refers to, by their place in the list.
     pub(super) storages: Vec<Buffer>,
+    /// The data of numpy arrays, each with its place in the pickle: not copied, so that writing takes little memory.
+    pub(super) arrays: Vec<(usize, TensorData)>,
 }
 
 /// Writes a value. Tensors that share a storage share it in the file too.
@@ -29,25 +33,52 @@ pub enum Python {
     /// Protocol 2 with the bytes of arrays as `str`: what Caffe2 and Detectron have; Python 3 reads it with
     /// `encoding="latin1"`.
     Two,
-    /// Protocol 3 with the bytes of arrays as `bytes`: a plain `pickle.load` reads it.
+    /// Protocol 3 (4 for arrays over 4 GB) with the bytes of arrays as `bytes`: a plain `pickle.load` reads it.
     Three,
+}
+
+impl Python {
+    /// Which Python can read `value`: the strings of Python 2 end at 2 GB.
+    pub(super) fn for_arrays_of(self, value: &Value) -> Python {
+        match self {
+            Python::Two if largest(value) > i32::MAX as usize => Python::Three,
+            wanted => wanted,
+        }
+    }
+}
+
+/// Bytes of the largest tensor in a value.
+fn largest(value: &Value) -> usize {
+    match value {
+        Value::Tensor(tensor) => tensor.len(),
+        Value::List(items) | Value::Tuple(items) => items.iter().map(largest).max().unwrap_or(0),
+        Value::Dict(dict) => dict.entries.iter().map(|(_, value)| largest(value)).max().unwrap_or(0),
+        Value::Object(object) => object.args.iter().chain([&object.state]).map(largest).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// Writes a value whose tensors become numpy arrays inside the pickle.
 ///
 /// # Errors
-/// As [`encode`]; also bfloat16, which numpy does not have, and arrays over 2 GB.
-pub(super) fn encode_arrays(value: &Value, python: Python) -> Result<Vec<u8>> {
-    Ok(encode_as(value, Tensors::Numpy(python))?.pickle)
+/// As [`encode`]; also bfloat16, which numpy does not have, and for Python 2 arrays over 2 GB.
+pub(super) fn encode_arrays(value: &Value, python: Python) -> Result<Encoded> {
+    encode_as(value, Tensors::Numpy(python))
 }
 
 fn encode_as(value: &Value, tensors: Tensors) -> Result<Encoded> {
-    let protocol = if matches!(tensors, Tensors::Numpy(Python::Three)) { 3 } else { 2 };
+    let protocol = match tensors {
+        // Sizes over 4 GB came with protocol 4.
+        Tensors::Numpy(Python::Three) if u32::try_from(largest(value)).is_err() => 4,
+        Tensors::Numpy(Python::Three) => 3,
+        Tensors::Numpy(Python::Two) | Tensors::Torch => 2,
+    };
     let out = vec![op::PROTO, protocol];
-    let mut encoder = Encoder { out, tensors, storages: Vec::new(), known: HashMap::new(), memo: HashMap::new() };
+    let mut encoder =
+        Encoder { out, tensors, storages: Vec::new(), arrays: Vec::new(), known: HashMap::new(), memo: HashMap::new() };
     encoder.value(value)?;
     encoder.out.push(op::STOP);
-    Ok(Encoded { pickle: encoder.out, storages: encoder.storages })
+    Ok(Encoded { pickle: encoder.out, storages: encoder.storages, arrays: encoder.arrays })
 }
 
 /// What tensors become.
@@ -61,6 +92,7 @@ struct Encoder {
     out: Vec<u8>,
     tensors: Tensors,
     storages: Vec<Buffer>,
+    arrays: Vec<(usize, TensorData)>,
     known: HashMap<(usize, usize, usize), usize>,
     /// Strings and globals already written, which are long and many: they are referred to by number.
     memo: HashMap<String, u32>,
@@ -217,40 +249,52 @@ impl Encoder {
         self.global("numpy.core.multiarray", "_reconstruct")?;
         self.global("numpy", "ndarray")?;
         self.tuple(&[Value::Int(0)])?;
-        self.byte_string(b"b")?;
+        self.byte_string(b"b");
         self.out.extend([op::TUPLE3, op::REDUCE, op::MARK]);
         self.int(1);
         self.tuple(&tensor.shape().iter().map(|d| Value::Int(*d)).collect::<Vec<_>>())?;
         self.global("numpy", "dtype")?;
-        self.byte_string(code.as_bytes())?;
+        self.byte_string(code.as_bytes());
         self.int(0);
         self.int(1);
         self.out.extend([op::TUPLE3, op::REDUCE, op::MARK]);
         self.int(3);
-        self.byte_string(order.as_bytes())?;
+        self.byte_string(order.as_bytes());
         self.out.extend([op::NONE; 3]);
         self.int(-1);
         self.int(-1);
         self.int(0);
         self.out.extend([op::TUPLE, op::BUILD, op::NEWFALSE]);
-        let opcode = if python == Python::Two { op::BINSTRING } else { op::BINBYTES };
-        self.sized(opcode, &tensor.bytes()?)?;
-        tensor.storage().release();
+        self.array_data(tensor.len(), python)?;
+        self.arrays.push((self.out.len(), tensor.clone()));
         self.out.extend([op::TUPLE, op::BUILD]);
         Ok(())
     }
 
-    /// A `str` of Python 2.
-    fn byte_string(&mut self, bytes: &[u8]) -> Result<()> {
-        self.sized(op::BINSTRING, bytes)
+    /// The opcode and the size of an array's data, which follow.
+    fn array_data(&mut self, len: usize, python: Python) -> Result<()> {
+        match (python, u32::try_from(len)) {
+            (Python::Two, _) => {
+                let len = i32::try_from(len).context("an array over 2 GB, which Python 2 cannot read")?;
+                self.out.push(op::BINSTRING);
+                self.out.extend(len.to_le_bytes());
+            }
+            (Python::Three, Ok(len)) => {
+                self.out.push(op::BINBYTES);
+                self.out.extend(len.to_le_bytes());
+            }
+            (Python::Three, Err(_)) => {
+                self.out.push(op::BINBYTES8);
+                self.out.extend((len as u64).to_le_bytes());
+            }
+        }
+        Ok(())
     }
 
-    fn sized(&mut self, opcode: u8, bytes: &[u8]) -> Result<()> {
-        let len = i32::try_from(bytes.len()).context("an array over 2 GB")?;
-        self.out.push(opcode);
-        self.out.extend(len.to_le_bytes());
+    /// A short `str` of Python 2.
+    fn byte_string(&mut self, bytes: &[u8]) {
+        self.out.extend([op::SHORT_BINSTRING, bytes.len() as u8]);
         self.out.extend(bytes);
-        Ok(())
     }
 
     /// `cls.__new__(cls, *args)`, then its state.

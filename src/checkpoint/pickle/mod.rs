@@ -27,7 +27,7 @@ pub use buffer::{Buffer, Source};
 pub use encode::Python;
 pub use tensor_data::{Dtype, TensorData};
 pub use value::{Dict, Object, Value};
-pub use write::{to_bytes, to_pickle, write_safetensors, write_torch};
+pub use write::{to_bytes, write_pickle, write_safetensors, write_torch};
 
 use anyhow::{ensure, Context, Result};
 

@@ -178,6 +178,16 @@ impl TensorData {
         self.shape.iter().map(|d| *d as usize).product()
     }
 
+    /// The size of [`TensorData::bytes`].
+    pub fn len(&self) -> usize {
+        self.numel() * self.dtype.size()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.numel() == 0
+    }
+
     /// Whether the elements follow each other in row-major order.
     pub fn is_contiguous(&self) -> bool {
         if self.numel() == 0 {

@@ -8,6 +8,25 @@ use serde_json::Value as Json;
 
 use super::*;
 
+/// The files in `tests/data/checkpoint`, which `fuzz/` starts from too.
+const CORPUS: [&str; 15] = [
+    "zip.pth",
+    "zip64.pth",
+    "big_endian.pth",
+    "claims.pth",
+    "training.pth",
+    "legacy.pth",
+    "module.pth",
+    "namespace.pth",
+    "numpy0.pkl",
+    "numpy2.pkl",
+    "numpy4.pkl",
+    "numpy5.pkl",
+    "numpy5_bytes.pkl",
+    "caffe2.pkl",
+    "tensors.safetensors",
+];
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoint")
 }
@@ -57,6 +76,41 @@ fn files_of_pytorch_and_numpy_are_read() {
             let values: Vec<f64> = want["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
             assert_eq!(numbers(tensor), values, "{file} {name}");
         }
+    }
+}
+
+#[test]
+fn arrays_are_written_for_either_python() {
+    for file in ["zip.pth", "big_endian.pth", "numpy2.pkl", "numpy5_bytes.pkl"] {
+        let mut value = read_bytes(&bytes(file)).unwrap();
+        if let Value::Dict(dict) = &mut value {
+            // numpy has no bfloat16
+            dict.entries.retain(|(_, value)| value.as_tensor().is_none_or(|tensor| tensor.dtype() != Dtype::BFloat16));
+        }
+        for (python, protocol) in [(Python::Two, 2), (Python::Three, 3)] {
+            let mut pickle = Vec::new();
+            assert_eq!(write_pickle(&mut pickle, &value, python).unwrap(), python);
+            assert_eq!(pickle[..2], [0x80, protocol]);
+            let back = read_bytes(&pickle).unwrap();
+            let mut again = Vec::new();
+            write_pickle(&mut again, &back, python).unwrap();
+            assert!(pickle == again, "{file}, {python:?}");
+            same_tensors(&value, &back);
+        }
+    }
+}
+
+fn same_tensors(one: &Value, other: &Value) {
+    match (one, other) {
+        (Value::Dict(one), Value::Dict(other)) => {
+            assert_eq!(one.len(), other.len());
+            one.entries.iter().zip(&other.entries).for_each(|((_, one), (_, other))| same_tensors(one, other));
+        }
+        (Value::Tensor(one), Value::Tensor(other)) => {
+            assert_eq!((one.dtype(), one.shape()), (other.dtype(), other.shape()));
+            assert_eq!(one.bytes().unwrap(), other.bytes().unwrap());
+        }
+        (one, other) => assert_eq!(one.type_name(), other.type_name()),
     }
 }
 
@@ -174,7 +228,7 @@ fn shapes_must_fit_their_storage() {
 
 #[test]
 fn cut_files_are_errors() {
-    for file in ["zip.pth", "legacy.pth", "numpy0.pkl", "numpy2.pkl", "numpy4.pkl", "numpy5.pkl", "training.pth"] {
+    for file in CORPUS {
         let whole = bytes(file);
         for len in 0..whole.len() {
             assert!(read_bytes(&whole[..len]).is_err(), "{file} cut to {len} of {} bytes was read", whole.len());
@@ -182,7 +236,7 @@ fn cut_files_are_errors() {
     }
 }
 
-/// Changed bytes: an error or some value, never a panic, never much memory. The corpus is what `fuzz/` starts from too.
+/// Changed bytes: an error or some value, never a panic, never much memory.
 #[test]
 fn changed_files_do_no_harm() {
     let mut state = 0x2545_f491_4f6c_dd1du64;
@@ -192,9 +246,7 @@ fn changed_files_do_no_harm() {
         state ^= state << 17;
         (state % below as u64) as usize
     };
-    let names =
-        ["zip.pth", "legacy.pth", "numpy0.pkl", "numpy2.pkl", "numpy4.pkl", "numpy5.pkl", "training.pth", "module.pth"];
-    let corpus: Vec<Vec<u8>> = names.iter().map(|name| bytes(name)).collect();
+    let corpus = CORPUS.map(bytes);
     let (mut read, mut refused) = (0, 0);
     for round in 0..6000 {
         let mut file = corpus[round % corpus.len()].clone();

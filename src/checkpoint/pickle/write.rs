@@ -1,10 +1,11 @@
 //! Writing: torch.save's zip format, pickles with numpy arrays, safetensors.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io::{self, Cursor, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Error, Result};
 use safetensors::tensor::View;
 use safetensors::Dtype as Stored;
 use zip::write::SimpleFileOptions;
@@ -109,12 +110,24 @@ impl<W: Seek> Seek for UntilError<W> {
     }
 }
 
-/// `value` as one pickle with numpy arrays.
+/// Writes `value` as one pickle with numpy arrays; gives the Python that reads it, which is the one asked for unless that
+/// is 2 and an array is over 2 GB.
 ///
 /// # Errors
-/// Element types that numpy does not have, arrays over 2 GB.
-pub fn to_pickle(value: &Value, python: Python) -> Result<Vec<u8>> {
-    encode_arrays(value, python)
+/// Element types that numpy does not have, or what the file system says.
+pub fn write_pickle(mut out: impl Write, value: &Value, python: Python) -> Result<Python> {
+    let python = python.for_arrays_of(value);
+    let Encoded { pickle, arrays, .. } = encode_arrays(value, python)?;
+    let mut written = 0;
+    for (place, array) in &arrays {
+        out.write_all(&pickle[written..*place])?;
+        out.write_all(&array.bytes()?)?;
+        array.storage().release();
+        written = *place;
+    }
+    out.write_all(&pickle[written..])?;
+    out.flush()?;
+    Ok(python)
 }
 
 /// Writes named tensors as a safetensors file.
@@ -122,26 +135,26 @@ pub fn to_pickle(value: &Value, python: Python) -> Result<Vec<u8>> {
 /// # Errors
 /// What the file system says.
 pub fn write_safetensors(path: &Path, tensors: &[(String, TensorData)]) -> Result<()> {
-    let views: Vec<(&str, Contiguous)> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let shape = tensor.shape().iter().map(|d| *d as usize).collect();
-            let bytes = tensor.bytes().with_context(|| format!("tensor {name:?}"))?;
-            Ok((name.as_str(), Contiguous { dtype: stored(tensor.dtype()), shape, bytes }))
-        })
-        .collect::<Result<_>>()?;
-    Ok(safetensors::serialize_to_file(views, None, path)?)
+    let error = RefCell::new(None);
+    let views = tensors.iter().map(|(name, tensor)| {
+        let shape = tensor.shape().iter().map(|d| *d as usize).collect();
+        (name.as_str(), InTurn { tensor, shape, error: &error })
+    });
+    safetensors::serialize_to_file(views, None, path)?;
+    error.into_inner().map_or(Ok(()), Err)
 }
 
-struct Contiguous<'a> {
-    dtype: Stored,
+/// A tensor whose bytes are put together when it is its turn to be written.
+struct InTurn<'a> {
+    tensor: &'a TensorData,
     shape: Vec<usize>,
-    bytes: Cow<'a, [u8]>,
+    /// The first error of all tensors, for which [`View`] has no room.
+    error: &'a RefCell<Option<Error>>,
 }
 
-impl View for Contiguous<'_> {
+impl View for InTurn<'_> {
     fn dtype(&self) -> Stored {
-        self.dtype
+        stored(self.tensor.dtype())
     }
 
     fn shape(&self) -> &[usize] {
@@ -149,11 +162,14 @@ impl View for Contiguous<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
+        self.tensor.bytes().unwrap_or_else(|error| {
+            self.error.borrow_mut().get_or_insert(error);
+            Cow::Borrowed(&[])
+        })
     }
 
     fn data_len(&self) -> usize {
-        self.bytes.len()
+        self.tensor.len()
     }
 }
 

@@ -13,7 +13,8 @@ use crate::config::Config;
 use crate::engine::device::parse_device;
 use crate::layers::Parameters;
 use crate::modeling::detector::build_detection_model;
-use crate::utils::miscellaneous::{peak_memory_mib, restart_peak_memory, write_atomically};
+use crate::utils::atomic_file::write_atomically;
+use crate::utils::miscellaneous::{peak_memory_mib, restart_peak_memory};
 
 /// Bytes of a megabyte, as the sizes of files are given.
 const MB: f64 = 1e6;

@@ -24,8 +24,8 @@ use crate::ffi;
 use crate::layers::{FlopCounter, Parameters};
 use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use crate::structures::{to_image_list, BoxList, ImageList, Masker};
+use crate::utils::atomic_file::write_atomically;
 use crate::utils::comm;
-use crate::utils::miscellaneous::write_atomically;
 
 /// Times the inference of a model on one image, or its training, phase by phase.
 ///

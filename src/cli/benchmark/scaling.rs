@@ -17,8 +17,8 @@ use crate::engine::trainer::{backward, total};
 use crate::layers::Parameters;
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::solver::{make_optimizer, Sgd};
+use crate::utils::atomic_file::write_atomically;
 use crate::utils::comm;
-use crate::utils::miscellaneous::write_atomically;
 
 const BACKWARD: &str = "backward, averaging";
 const BACKWARD_ALONE: &str = "backward alone";

@@ -151,8 +151,10 @@ mod tests {
 
     use super::*;
     use crate::structures::SegmentationMask;
+    use crate::utils::testing::generator;
 
     fn list() -> BoxList {
+        let _generator = generator();
         let bbox = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]).view([2, 4]);
         let mut list = BoxList::new(bbox, (30, 20), Mode::Xyxy).unwrap();
         list.add_field("mask", Tensor::rand([2, 1, 4, 4], (Kind::Float, Device::Cpu)));

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::layers::parameters::Parameters;
 use crate::modeling::detector::build_detection_model;
 use crate::modeling::registry::ModelRegistries;
+use crate::utils::testing::generator;
 
 pub(crate) const TINY_CONFIG: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/configs/pytorch_mask_rcnn_R2_50_s4_FPN_2x.yaml");
@@ -26,6 +27,7 @@ pub(crate) fn tiny_model(more: &[&str]) -> (tempfile::TempDir, Vec<String>) {
     let words = settings.split_whitespace().chain(["MODEL.WEIGHT", &file]).chain(more.iter().copied());
     let overrides: Vec<String> = words.map(str::to_owned).collect();
     let cfg = Config::load(Some(Path::new(TINY_CONFIG)), &overrides).expect("valid");
+    let _generator = generator();
     let parameters = Parameters::new(Device::Cpu);
     build_detection_model(&cfg, &parameters.root(), &ModelRegistries::default()).expect("a model");
     let checkpointer = DetectronCheckpointer::new(&cfg, &parameters, Some(folder.path()));

@@ -1,8 +1,10 @@
 use super::test_model::{tiny_model, TINY_CONFIG};
 use super::*;
 use crate::structures::Keypoints;
+use crate::utils::testing::generator;
 
 fn tiny(options: CocoDemoOptions, more: &[&str]) -> (CocoDemo, tempfile::TempDir) {
+    let _generator = generator();
     let (folder, overrides) = tiny_model(more);
     let cfg = Config::load(Some(Path::new(TINY_CONFIG)), &overrides).expect("valid");
     (CocoDemo::new(&cfg, options).expect("a demo"), folder)
@@ -105,6 +107,7 @@ fn overlays_draw_in_the_colours_of_the_labels() {
 
 #[test]
 fn weights_are_required() {
+    let _generator = generator();
     let overrides = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", "no_such_folder"].map(String::from);
     let cfg = Config::load(None, &overrides).expect("valid");
     let error = CocoDemo::new(&cfg, options()).err().expect("no weights").to_string();

@@ -48,6 +48,7 @@ pub fn paste_probabilities(mask: &Tensor, r#box: [f32; 4], (height, width): (i64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::utils::testing::generator;
 
     #[test]
     fn jet_is_opencvs() {
@@ -71,6 +72,7 @@ mod tests {
 
     #[test]
     fn agrees_with_the_masker_at_its_threshold() {
+        let _generator = generator();
         let mask = Tensor::rand([14, 14], (Kind::Float, Device::Cpu));
         let corners = [-3.5, 7.25, 33.0, 41.0];
         let pasted = paste_probabilities(&mask, corners, (40, 30)).expect("square");

@@ -205,6 +205,7 @@ mod tests {
     use super::*;
     use crate::layers::gradcheck::{gradcheck, random};
     use crate::layers::Parameters;
+    use crate::utils::testing::generator;
 
     /// Offsets between pixels, where the gradient exists, some of them far outside the map.
     fn offsets(shape: &[i64], seed: u64) -> Tensor {
@@ -324,6 +325,7 @@ mod tests {
 
     #[test]
     fn the_pack_starts_as_a_convolution_of_half_the_values() {
+        let _generator = generator();
         let parameters = Parameters::new(Device::Cpu);
         let g = DeformConvGeometry { padding: (1, 1), deformable_groups: 2, ..Default::default() };
         let pack = ModulatedDeformConvPack::new(&parameters.root(), 4, 6, (3, 3), g);

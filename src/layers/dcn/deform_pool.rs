@@ -172,6 +172,7 @@ mod tests {
     use super::*;
     use crate::layers::gradcheck::{gradcheck, random};
     use crate::layers::Parameters;
+    use crate::utils::testing::generator;
 
     fn rois(list: &[[f64; 5]]) -> Tensor {
         Tensor::from_slice2(list)
@@ -255,6 +256,7 @@ mod tests {
 
     #[test]
     fn packs_start_without_offsets_and_with_half_the_values() {
+        let _generator = generator();
         let config = DeformRoIPoolingConfig { out_size: 2, out_channels: 3, trans_std: 0.1, ..Default::default() };
         let data = random(&[1, 3, 8, 8], 1).to_kind(Kind::Float);
         let boxes = rois(&[[0.0, 1.0, 1.0, 6.0, 5.0]]).to_kind(Kind::Float);

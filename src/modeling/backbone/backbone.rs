@@ -174,6 +174,7 @@ mod tests {
     use super::*;
     use crate::layers::Parameters;
     use crate::modeling::backbone::resnet::{ResNetHead, ResNetHeadConfig};
+    use crate::utils::testing::generator;
     use tch::{Device, Kind};
 
     fn narrow(conv_body: &str, trans_func: &str) -> Config {
@@ -253,6 +254,7 @@ mod tests {
 
     #[test]
     fn deformable_stages_take_several_groups() {
+        let _generator = generator();
         for modulated in [false, true] {
             let mut cfg = narrow("R-50-FPN", "BottleneckWithFixedBatchNorm");
             let resnets = &mut cfg.model.resnets;
@@ -282,6 +284,7 @@ mod tests {
 
     #[test]
     fn conv5_heads_keep_the_size_when_they_dilate() {
+        let _generator = generator();
         for trans_func in ["BottleneckWithFixedBatchNorm", "Bottle2neckWithFixedBatchNorm"] {
             for (dilation, side) in [(1, 7), (2, 14)] {
                 for stride_in_1x1 in [true, false] {

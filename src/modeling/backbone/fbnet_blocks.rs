@@ -246,6 +246,7 @@ impl Block for ShiftBlock5x5 {
 mod tests {
     use super::*;
     use crate::layers::Parameters;
+    use crate::utils::testing::generator;
 
     const STYLE: BlockStyle = BlockStyle { bn: BnType::Batch, width_divisor: 1, dw_skip_bn: true, dw_skip_relu: true };
 
@@ -257,6 +258,7 @@ mod tests {
 
     #[test]
     fn every_operator_changes_channels_and_size_and_can_be_trained() {
+        let _generator = generator();
         let others = ["skip", "basic_block", "shift_5x5"];
         for op in IRF.iter().map(|(name, _)| *name).chain(others) {
             let parameters = Parameters::new(Device::Cpu);

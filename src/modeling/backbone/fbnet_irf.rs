@@ -192,10 +192,12 @@ mod tests {
     use super::*;
     use crate::layers::Parameters;
     use crate::modeling::backbone::fbnet_blocks::BnType;
+    use crate::utils::testing::generator;
     use tch::{Device, Kind};
 
     #[test]
     fn a_negative_stride_enlarges() {
+        let _generator = generator();
         let parameters = Parameters::new(Device::Cpu);
         let style = BlockStyle { bn: BnType::Batch, width_divisor: 1, dw_skip_bn: true, dw_skip_relu: true };
         let up = IrfBlock::new(&parameters.root().sub("up"), ir(3), 4, 4, 2.0, -2, style).unwrap();

@@ -154,10 +154,12 @@ impl Fpn {
 mod tests {
     use super::*;
     use crate::layers::Parameters;
+    use crate::utils::testing::generator;
     use tch::{Device, Kind};
 
     #[test]
     fn odd_sizes_leave_out_the_last_row_and_column() {
+        let _generator = generator();
         let parameters = Parameters::new(Device::Cpu);
         let fpn = Fpn::new(&parameters.root(), &[2, 2], 3, FpnConfig::default(), |_| TopBlocks::None).unwrap();
         let random = |shape: [i64; 4]| {

@@ -12,6 +12,7 @@ use crate::layers::Parameters;
 use crate::modeling::detector::{build_detection_model, GeneralizedRcnn, Losses};
 use crate::modeling::registry::ModelRegistries;
 use crate::structures::{to_image_list, BoxList, ImageList, Keypoints, Mode, SegmentationMask};
+use crate::utils::testing::generator;
 
 mod precision;
 
@@ -78,6 +79,7 @@ pub(crate) fn config(parts: &[&str]) -> Config {
 }
 
 pub(crate) fn model(cfg: &Config) -> (GeneralizedRcnn, Parameters) {
+    let _generator = generator();
     let parameters = Parameters::new(Device::Cpu);
     let model = build_detection_model(cfg, &parameters.root(), &ModelRegistries::default()).expect("a model");
     (model, parameters)
@@ -115,6 +117,7 @@ fn total(losses: &Losses) -> Tensor {
 
 #[test]
 fn images_without_ground_truth_reach_every_parameter() {
+    let _generator = generator();
     let some = [[8.0, 8.0, 40.0, 40.0], [30.0, 10.0, 60.0, 50.0]];
     for (kind, parts) in kinds() {
         let (model, parameters) = model(&config(&parts));

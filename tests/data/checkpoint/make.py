@@ -4,12 +4,16 @@ usage: make.py FOLDER
 """
 import argparse
 import collections
+import io
 import json
 import os
 import pickle
+import struct
 import sys
+import zipfile
 
 import numpy as np
+import safetensors.torch
 import torch
 
 folder = sys.argv[1]
@@ -86,6 +90,86 @@ for protocol in (0, 2, 4, 5):
         pickle.dump({"blobs": arrays, "scalar": np.float64(1.5), "count": np.int64(3), "bytes": b"\xff\x00"}, f, protocol)
     expected[name] = {k: {"shape": list(v.shape), "dtype": None, "values": [float(x) for x in v.reshape(-1)]}
                       for k, v in arrays.items()}
+
+
+
+def save_blobs(name, blobs, pickler):
+    with open(os.path.join(folder, name), "wb") as f:
+        pickler(f).dump({"blobs": blobs})
+    expected[name] = {k: {"shape": list(v.shape), "dtype": None, "values": [float(x) for x in v.reshape(-1)]}
+                      for k, v in blobs.items()}
+
+
+# Read-only arrays lie in a pickle of protocol 5 as bytes, others as bytearray.
+for array in arrays.values():
+    array.flags.writeable = False
+save_blobs("numpy5_bytes.pkl", arrays, lambda f: pickle.Pickler(f, 5))
+
+
+class Python2(pickle._Pickler):
+    """Strings and bytes as a `str` of Python 2, which is what Caffe2's files have."""
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_str(self, value):
+        data = value if isinstance(value, bytes) else value.encode("latin1")
+        short = len(data) < 256
+        self.write((b"U" + struct.pack("<B", len(data)) if short else b"T" + struct.pack("<i", len(data))) + data)
+        self.memoize(value)
+
+    dispatch[str] = dispatch[bytes] = save_str
+
+
+caffe2 = {"conv1_w": np.arange(216, dtype="<f4").reshape(2, 3, 6, 6), "conv1_bn_s": arrays["f4"], "conv1_bn_b": arrays["big"]}
+save_blobs("caffe2.pkl", caffe2, lambda f: Python2(f, 2))
+
+entries = {}
+with zipfile.ZipFile(os.path.join(folder, "zip.pth")) as archive:
+    for info in archive.infolist():
+        entries[info.filename] = (archive.read(info), info.CRC)
+
+
+def save_zip64(name):
+    """The sizes and places of every entry in the fields for files over 4 GB."""
+    none, local, central = 0xffffffff, io.BytesIO(), io.BytesIO()
+    for entry, (data, crc) in entries.items():
+        path, size, start = entry.encode(), len(data), local.tell()
+        head = (45, 0, 0, 0, 33, crc, none, none, len(path))
+        local.write(b"PK\3\4" + struct.pack("<HHHHHIIIHH", *head, 20) + path + struct.pack("<HHQQ", 1, 16, size, size) + data)
+        central.write(b"PK\1\2" + struct.pack("<HHHHHHIIIHHHHHII", 45, *head, 28, 0, 0, 0, 0, none) + path
+                      + struct.pack("<HHQQQ", 1, 24, size, size, start))
+    start, size, count = local.tell(), central.tell(), len(entries)
+    local.write(central.getvalue())
+    local.write(b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, size, start))
+    local.write(b"PK\6\7" + struct.pack("<IQI", 0, start + size, 1))
+    local.write(b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 0xffff, 0xffff, none, none, 0))
+    with open(os.path.join(folder, name), "wb") as f:
+        f.write(local.getvalue())
+
+
+save_zip64("zip64.pth")
+assert torch.load(os.path.join(folder, "zip64.pth")).keys() == tree.keys()
+expected["zip64.pth"] = describe(tree)
+
+# What torch.save writes on a big-endian machine.
+floats = {name: value.detach().clone() for name, value in tree.items() if value.dtype == torch.float32 and value.numel() < 12}
+buffer = io.BytesIO()
+torch.save(floats, buffer)
+with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(os.path.join(folder, "big_endian.pth"), "w") as target:
+    for item in source.infolist():
+        data = source.read(item)
+        if "/data/" in item.filename:
+            data = np.frombuffer(data, "<u4").byteswap().tobytes()
+        target.writestr(zipfile.ZipInfo(item.filename), b"big" if item.filename.endswith("/byteorder") else data)
+expected["big_endian.pth"] = describe(floats)
+
+contiguous = {name: value.detach().contiguous().clone() for name, value in tree.items()}
+safetensors.torch.save_file(contiguous, os.path.join(folder, "tensors.safetensors"), {"format": "pt"})
+expected["tensors.safetensors"] = describe(contiguous)
+
+# Many views that claim more than the file has.
+one = torch.ones(1)
+save("claims.pth", {**{"expanded%d" % i: one.expand(2 ** i, 3) for i in range(8)},
+                    **{"shared%d" % i: tree["shared_a"][i % 4:, i % 3:] for i in range(16)}})
 
 save("namespace.pth", argparse.Namespace(lr=0.1))
 save("module.pth", torch.nn.Linear(1, 1))

@@ -13,7 +13,8 @@ pub use report::{averages, print_results, Averages, ClassAverage};
 use super::{EvaluationOptions, Evaluator, IouType, Results, LOGGER};
 use crate::data::datasets::Dataset;
 use crate::structures::BoxList;
-use crate::utils::miscellaneous::{mkdir, write_atomically};
+use crate::utils::atomic_file::write_atomically;
+use crate::utils::miscellaneous::mkdir;
 
 /// Cityscapes' average precision over the overlaps 0.5 to 0.95, per class and on average.
 #[derive(Clone, Copy, Debug, Default)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use hotcoco::types::{Annotation, Segmentation};
 
-use crate::utils::miscellaneous::atomically;
+use crate::utils::atomic_file::atomically;
 
 /// A number in Python's JSON.
 struct Number(f64);

@@ -12,7 +12,8 @@ pub use average_precision::{
 use super::{EvaluationOptions, Evaluator, Results, LOGGER};
 use crate::data::datasets::Dataset;
 use crate::structures::BoxList;
-use crate::utils::miscellaneous::{mkdir, write_atomically};
+use crate::utils::atomic_file::write_atomically;
+use crate::utils::miscellaneous::mkdir;
 
 /// VOC's average precision at one overlap. The ground truth needs the field `difficult` beside `labels`.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -39,6 +39,7 @@ fn detect_and_train(name: &str, cfg: &Config) -> BoxList {
 
 #[test]
 fn every_architecture_detects_and_trains_with_every_norm() {
+    let _generator = crate::utils::testing::generator();
     let other_rpn = "MODEL.RPN.RPN_HEAD SingleConvRPNHead";
     for (arch, norm, more) in [
         ("default", "bn", MASK),
@@ -55,6 +56,7 @@ fn every_architecture_detects_and_trains_with_every_norm() {
 
 #[test]
 fn an_architecture_of_ones_own_has_all_heads() {
+    let _generator = crate::utils::testing::generator();
     let mut cfg = config(&[FBNET, MASK, KEYPOINT, "MODEL.FBNET.ARCH mine MODEL.RPN.ANCHOR_STRIDE (8,)"]);
     for scales in [
         &mut cfg.model.roi_box_head.pooler_scales,

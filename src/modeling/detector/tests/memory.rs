@@ -30,6 +30,7 @@ fn growth(work: impl FnOnce()) -> f64 {
 #[test]
 #[ignore = "measures its process, in which it must be alone: the next test runs it so"]
 fn measure() {
+    let _generator = crate::utils::testing::generator();
     let _no_grad = tch::no_grad_guard();
     let zeros = |shape: [i64; 4]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
     let images = ImageList { tensors: zeros([1, 3, 800, 1344]), image_sizes: vec![(800, 1333)] };

@@ -12,6 +12,7 @@ use crate::modeling::detector::build_detection_model;
 use crate::modeling::poolers::{make_pooler, Pooler, RoiHead};
 use crate::modeling::registry::{Backbone, FeatureMaps, ModelRegistries, RoiFeatureExtractor, RpnHead};
 use crate::structures::{to_image_list, BoxList};
+use crate::utils::testing::generator;
 
 /// One convolution of stride 8.
 struct Patches {
@@ -79,6 +80,7 @@ impl RoiFeatureExtractor for Pooled {
 
 #[test]
 fn parts_of_ones_own_are_used_by_their_names() {
+    let _generator = generator();
     let mut registries = ModelRegistries::default();
     registries.backbones.register("Patches", Patches::build).unwrap();
     registries.rpn_heads.register("Pointwise", Pointwise::build).unwrap();

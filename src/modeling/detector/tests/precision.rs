@@ -16,6 +16,7 @@ fn copy_weights(from: &Parameters, to: &Parameters) {
 
 #[test]
 fn losses_gradients_and_detections_are_float32() {
+    let _generator = crate::utils::testing::generator();
     let deformable = ("deformable", vec![FPN, "MODEL.RESNETS.STAGE_WITH_DCN (False,True,True,True)"]);
     for (kind, parts) in kinds().into_iter().chain([deformable]) {
         for dtype in ["bfloat16", "float16"] {
