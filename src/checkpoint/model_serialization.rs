@@ -59,6 +59,11 @@ impl LoadReport {
         self.skipped.iter().map(|s| s.name.as_str()).collect()
     }
 
+    /// Names of the model's entries that keep their initial values: skipped for their shape, or not in the file.
+    pub fn initial_names(&self) -> Vec<&str> {
+        self.skipped.iter().map(|s| &s.name).chain(&self.untouched).map(String::as_str).collect()
+    }
+
     /// The skipped layers as a table.
     pub fn table(&self) -> String {
         table(&self.skipped)

@@ -137,9 +137,9 @@ impl Start {
         let mut optimizer = make_optimizer(&program.cfg, parameters);
         let mut scheduler = make_lr_scheduler(&program.cfg, &mut optimizer)?;
         let loaded = checkpointer.load(Some(&program.cfg.model.weight), true)?;
-        let skipped = loaded.report.as_ref().map(|report| report.skipped_names()).unwrap_or_default();
+        let initial = loaded.report.as_ref().map(|report| report.initial_names()).unwrap_or_default();
         if let Some(state) = &loaded.optimizer {
-            optimizer.load_state_dict_without(state, &skipped).context("loading the optimizer's state")?;
+            optimizer.load_state_dict_without(state, &initial).context("loading the optimizer's state")?;
         }
         if let Some(state) = &loaded.scheduler {
             scheduler.load_state_dict(state).context("loading the scheduler's state")?;
@@ -157,7 +157,7 @@ impl Start {
         let exact = restored(&loaded)?;
         let scaler = (precision == Precision::Float16)
             .then(|| exact.as_ref().and_then(|exact| exact.scaler).unwrap_or_default());
-        let exact = exact.filter(|_| skipped.is_empty()).filter(|exact| goes_on_exactly(program, exact));
+        let exact = exact.filter(|_| initial.is_empty()).filter(|exact| goes_on_exactly(program, exact));
         if iteration > 0 {
             let how =
                 if exact.is_some() { "exactly as a run that never stopped" } else { "with a new order of the data" };

@@ -166,4 +166,13 @@ fn other_classes_are_for_fine_tuning_not_for_going_on() {
     assert!(log.contains("skipped, because their shapes differ"), "{log}");
     assert!(log.contains("file [4, 32], model [7, 32]"), "{log}");
     assert!(log.contains("Continuing after iteration 1, with a new order of the data"), "{log}");
+
+    // The same with a file from which these layers are gone, but not what the optimizer knows of them.
+    let trimmed = folder.path().join("trimmed.pth").display().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_convert_weights"));
+    succeeds(command.args([&weight, &trimmed, "--trim", "predictors"]));
+    let overrides = [&classes[..], &["MODEL.WEIGHT", &trimmed]].concat();
+    let log = train(&folder.path().join("trimmed"), &overrides);
+    assert!(log.contains("keep their values: roi_heads.box.predictor.cls_score.weight"), "{log}");
+    assert!(log.contains("Continuing after iteration 1, with a new order of the data"), "{log}");
 }
