@@ -45,7 +45,6 @@ pub use train_net::train_net;
 
 use crate::ffi::system::exit_now;
 use crate::utils::atomic_file::write_atomically;
-use crate::utils::atomic_file::write_atomically;
 use crate::utils::comm::{abandon, get_rank, get_world_size};
 use crate::utils::miscellaneous::panic_message;
 

@@ -7,6 +7,7 @@
 //!
 //! This folder depends on nothing else in the crate, so that `fuzz/` can compile it alone.
 
+mod archive;
 mod buffer;
 mod encode;
 mod finish;
