@@ -20,6 +20,7 @@ mod merge;
 pub mod model_catalog;
 mod node;
 pub mod paths_catalog;
+pub mod registry;
 mod tuple;
 mod typed;
 mod value;

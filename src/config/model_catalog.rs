@@ -3,6 +3,8 @@
 
 use anyhow::{anyhow, Result};
 
+use super::registry::closest_name;
+
 const DETECTRON_URL: &str = "https://dl.fbaipublicfiles.com/detectron";
 const RES2NET_URL: &str = "https://shanghuagao.oss-cn-beijing.aliyuncs.com/res2net";
 const TORCHVISION_URL: &str = "https://download.pytorch.org/models";
@@ -61,7 +63,9 @@ impl ModelCatalog {
         };
         found.ok_or_else(|| {
             let known: Vec<String> = Self::names().collect();
-            anyhow!("model not present in the catalog: {name}. It has: {}", known.join(", "))
+            let closest = closest_name(name, known.iter().map(String::as_str));
+            let hint = closest.map_or_else(String::new, |closest| format!(". Did you mean {closest}?"));
+            anyhow!("model not present in the catalog: {name}. It has: {}{hint}", known.join(", "))
         })
     }
 

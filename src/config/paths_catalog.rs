@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure, Context, Result};
 
-use super::error::closest_key;
+use super::registry::closest_name;
 use super::{literal, yaml, Value};
 
 /// The default of `PATHS_CATALOG`.
@@ -230,13 +230,6 @@ impl DatasetCatalog {
         let path = value.as_str().with_context(|| format!("{key} should be a path, found {value}"))?;
         Ok(Value::Str(self.data_dir.join(path).to_string_lossy().into_owned()))
     }
-}
-
-fn closest_name<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
-    // the search is made for keys in capitals
-    let capitals: Vec<(String, &str)> = known.map(|known| (known.to_uppercase(), known)).collect();
-    let closest = closest_key(name, capitals.iter().map(|(capital, _)| capital.as_str()))?.to_owned();
-    capitals.iter().find(|(capital, _)| *capital == closest).map(|(_, known)| *known)
 }
 
 /// The data set that a name of the form `[NAME=]KIND:FILES` describes; `None` for other names.

@@ -2,9 +2,10 @@
 
 use std::str::FromStr;
 
-use anyhow::{bail, Result};
+use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use crate::config::registry::unknown_name;
 use crate::ffi::Autocast;
 
 /// The values of `DTYPE`. Weights, losses, boxes and everything that selects boxes are float32 in all of them; with the
@@ -42,7 +43,7 @@ impl FromStr for Precision {
             "float32" => Ok(Self::Float32),
             "float16" => Ok(Self::Float16),
             "bfloat16" => Ok(Self::BFloat16),
-            _ => bail!("DTYPE is {name:?}; known are 'float32', 'float16' and 'bfloat16'"),
+            _ => Err(unknown_name("DTYPE", name, ["float32", "float16", "bfloat16"])),
         }
     }
 }

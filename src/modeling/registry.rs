@@ -19,14 +19,15 @@
 //! # }
 //! ```
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use anyhow::{anyhow, ensure, Result};
+use anyhow::Result;
 use tch::Tensor;
 
 use super::{backbone, roi_heads, rpn};
+pub use crate::config::registry::Registry;
 use crate::config::Config;
 use crate::layers::ParamPath;
 use crate::structures::BoxList;
@@ -98,62 +99,49 @@ pub trait RoiMapPredictor {
     fn forward(&self, x: &Tensor, train: bool) -> Tensor;
 }
 
-/// Makes the backbone whose parameters lie below the path.
-pub type BackboneBuilder = fn(&Config, &ParamPath) -> Result<Box<dyn Backbone>>;
-/// Takes the number of channels of the features and the number of anchors per position.
-pub type RpnHeadBuilder = fn(&Config, &ParamPath, i64, i64) -> Result<Box<dyn RpnHead>>;
-/// Takes the maps that the features of regions are pooled from; the result may be shared between heads.
-pub type RoiFeatureExtractorBuilder = fn(&Config, &ParamPath, &FeatureMaps) -> Result<Rc<dyn RoiFeatureExtractor>>;
-/// Takes the number of channels that the feature extractor gives.
-pub type RoiBoxPredictorBuilder = fn(&Config, &ParamPath, i64) -> Result<Box<dyn RoiBoxPredictor>>;
-/// Takes the number of channels that the feature extractor gives.
-pub type RoiMapPredictorBuilder = fn(&Config, &ParamPath, i64) -> Result<Box<dyn RoiMapPredictor>>;
+/// The types of builders, and how they come into a registry.
+macro_rules! builders {
+    ($($(#[$doc:meta])* $name:ident($($argument:ty),*) -> $made:ty;)*) => {$(
+        $(#[$doc])*
+        pub type $name = dyn Fn($($argument),*) -> Result<$made> + Send + Sync;
 
-/// Builders by name.
-#[derive(Clone, Debug)]
-pub struct Registry<F> {
-    key: &'static str,
-    entries: BTreeMap<String, F>,
+        impl Registry<$name> {
+            /// Adds an entry: a function, or a closure with what it needs.
+            ///
+            /// # Errors
+            /// There is one of that name already.
+            pub fn register(
+                &mut self,
+                name: &str,
+                builder: impl Fn($($argument),*) -> Result<$made> + Send + Sync + 'static,
+            ) -> Result<()> {
+                self.add(name, Arc::new(builder))
+            }
+
+            /// Adds entries of this crate, whose names are known to differ.
+            pub(crate) fn built_in<const N: usize>(
+                &mut self,
+                entries: [(&str, fn($($argument),*) -> Result<$made>); N],
+            ) {
+                for (name, builder) in entries {
+                    self.register(name, builder).expect("the names of built-in entries differ");
+                }
+            }
+        }
+    )*};
 }
 
-impl<F> Registry<F> {
-    /// An empty registry for the names that the configuration key `key` may have.
-    pub fn new(key: &'static str) -> Self {
-        Self { key, entries: BTreeMap::new() }
-    }
-
-    /// Adds an entry.
-    ///
-    /// # Errors
-    /// There is one of that name already.
-    pub fn register(&mut self, name: &str, builder: F) -> Result<()> {
-        ensure!(!self.entries.contains_key(name), "{}: {name:?} is registered twice", self.key);
-        self.entries.insert(name.into(), builder);
-        Ok(())
-    }
-
-    /// The entry of that name.
-    ///
-    /// # Errors
-    /// There is none; the message lists those that exist.
-    pub fn get(&self, name: &str) -> Result<&F> {
-        self.entries.get(name).ok_or_else(|| {
-            let known: Vec<&str> = self.names().collect();
-            anyhow!("{}: {name:?} is not known; known are {}", self.key, known.join(", "))
-        })
-    }
-
-    /// All names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
-    }
-
-    /// Adds entries of this crate, whose names are known to differ.
-    pub(crate) fn built_in(&mut self, entries: impl IntoIterator<Item = (&'static str, F)>) {
-        for (name, builder) in entries {
-            self.register(name, builder).expect("the names of built-in entries differ");
-        }
-    }
+builders! {
+    /// Makes the backbone whose parameters lie below the path.
+    BackboneBuilder(&Config, &ParamPath) -> Box<dyn Backbone>;
+    /// Takes the number of channels of the features and the number of anchors per position.
+    RpnHeadBuilder(&Config, &ParamPath, i64, i64) -> Box<dyn RpnHead>;
+    /// Takes the maps that the features of regions are pooled from; the result may be shared between heads.
+    RoiFeatureExtractorBuilder(&Config, &ParamPath, &FeatureMaps) -> Rc<dyn RoiFeatureExtractor>;
+    /// Takes the number of channels that the feature extractor gives.
+    RoiBoxPredictorBuilder(&Config, &ParamPath, i64) -> Box<dyn RoiBoxPredictor>;
+    /// Takes the number of channels that the feature extractor gives.
+    RoiMapPredictorBuilder(&Config, &ParamPath, i64) -> Box<dyn RoiMapPredictor>;
 }
 
 /// Everything that a model can be made of.
@@ -201,21 +189,5 @@ impl Default for ModelRegistries {
         rpn::register(&mut registries);
         roi_heads::register(&mut registries);
         registries
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unknown_name_lists_the_known_ones_and_a_second_entry_is_refused() {
-        let mut registry = Registry::new("MODEL.THING");
-        registry.register("b", 2).unwrap();
-        registry.register("a", 1).unwrap();
-        assert_eq!(*registry.get("b").unwrap(), 2);
-        let unknown = registry.get("c").unwrap_err().to_string();
-        assert_eq!(unknown, "MODEL.THING: \"c\" is not known; known are a, b");
-        assert!(registry.register("a", 3).unwrap_err().to_string().contains("twice"));
     }
 }

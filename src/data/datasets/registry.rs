@@ -4,43 +4,48 @@ use anyhow::{bail, Context, Result};
 
 use super::{COCODataset, CityScapesDataset, CityScapesMode, Dataset, PascalVOCDataset};
 use crate::config::paths_catalog::DatasetSpec;
+use crate::config::registry::Registry;
 use crate::config::Value;
 
 /// Makes a data set of a catalog entry, for training (`true`) or testing (`false`).
-pub type BuildDataset = fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>>;
+pub type BuildDataset = dyn Fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>> + Send + Sync;
 
 /// The kinds of data sets by the names that catalogs use. A user's crate can add its own.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct DatasetRegistry {
-    factories: Vec<(String, BuildDataset)>,
+    factories: Registry<BuildDataset>,
 }
 
 impl Default for DatasetRegistry {
     /// The original's kinds.
     fn default() -> Self {
-        let builtin: [(&str, BuildDataset); 3] =
+        let mut registry = Self { factories: Registry::new("the kind (factory) of a data set") };
+        let builtin: [(&str, fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>>); 3] =
             [("COCODataset", coco), ("PascalVOCDataset", voc), ("CityScapesDataset", cityscapes)];
-        Self { factories: builtin.map(|(name, build)| (name.to_owned(), build)).to_vec() }
+        for (name, build) in builtin {
+            registry.register(name, build).expect("the names of built-in kinds differ");
+        }
+        registry
     }
 }
 
 impl DatasetRegistry {
-    /// Adds a kind.
+    /// Adds a kind: a function or a closure that makes a data set of a catalog entry, for training (`true`) or testing.
     ///
     /// # Errors
     ///
     /// If there is a kind of this name.
-    pub fn register(&mut self, factory: &str, build: BuildDataset) -> Result<()> {
-        if self.factories.iter().any(|(known, _)| known == factory) {
-            bail!("there is already a kind of data set called {factory}");
-        }
-        self.factories.push((factory.to_owned(), build));
-        Ok(())
+    pub fn register(
+        &mut self,
+        factory: &str,
+        build: impl Fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.factories.add(factory, Arc::new(build))
     }
 
     /// The names of all kinds.
     pub fn names(&self) -> Vec<&str> {
-        self.factories.iter().map(|(name, _)| name.as_str()).collect()
+        self.factories.names().collect()
     }
 
     /// Makes the data set of a catalog entry.
@@ -49,15 +54,8 @@ impl DatasetRegistry {
     ///
     /// If its kind is not known or it cannot be read; the entry is named.
     pub fn build(&self, spec: &DatasetSpec, is_train: bool) -> Result<Arc<dyn Dataset>> {
-        let Some((_, build)) = self.factories.iter().find(|(known, _)| *known == spec.factory) else {
-            bail!(
-                "data set {} is of the kind {}, which is not supported; there are {}",
-                spec.name,
-                spec.factory,
-                self.names().join(", ")
-            );
-        };
-        build(spec, is_train).with_context(|| format!("cannot use data set {}", spec.name))
+        let build = self.factories.get(&spec.factory);
+        build.and_then(|build| build(spec, is_train)).with_context(|| format!("cannot use data set {}", spec.name))
     }
 }
 

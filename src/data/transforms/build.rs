@@ -1,40 +1,51 @@
-use anyhow::{bail, ensure, Context, Result};
+use std::sync::Arc;
+
+use anyhow::{ensure, Context, Result};
 
 use super::{ColorJitter, Compose, RandomFlip, Resize, Transform};
+use crate::config::registry::Registry;
 use crate::config::Config;
 use crate::structures::Flip;
 
 /// Builds one step for training (`true`) or testing (`false`).
-pub type BuildTransform = fn(&Config, bool) -> Result<Box<dyn Transform>>;
+pub type BuildTransform = dyn Fn(&Config, bool) -> Result<Box<dyn Transform>> + Send + Sync;
 
 /// The steps that every image goes through, by name and in order. A user's crate can add, put in between or replace
 /// steps; conversion to the network's input ([`Normalize`](super::Normalize)) always comes last.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct TransformRegistry {
-    steps: Vec<(String, BuildTransform)>,
+    steps: Registry<BuildTransform>,
 }
 
 impl Default for TransformRegistry {
     /// The original's steps: ColorJitter, Resize, RandomHorizontalFlip, RandomVerticalFlip.
     fn default() -> Self {
-        let builtin: [(&str, BuildTransform); 4] = [
+        let mut registry = Self { steps: Registry::new("the transform") };
+        let builtin: [(&str, fn(&Config, bool) -> Result<Box<dyn Transform>>); 4] = [
             ("ColorJitter", color_jitter),
             ("Resize", resize),
             ("RandomHorizontalFlip", horizontal_flip),
             ("RandomVerticalFlip", vertical_flip),
         ];
-        Self { steps: builtin.map(|(name, build)| (name.to_owned(), build)).to_vec() }
+        for (name, build) in builtin {
+            registry.register(name, build).expect("the names of built-in steps differ");
+        }
+        registry
     }
 }
 
 impl TransformRegistry {
-    /// Adds a step at the end.
+    /// Adds a step at the end: a function or a closure that builds it for training (`true`) or testing (`false`).
     ///
     /// # Errors
     ///
     /// If there is a step of this name.
-    pub fn register(&mut self, name: &str, build: BuildTransform) -> Result<()> {
-        self.insert(self.steps.len(), name, build)
+    pub fn register(
+        &mut self,
+        name: &str,
+        build: impl Fn(&Config, bool) -> Result<Box<dyn Transform>> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.steps.add(name, Arc::new(build))
     }
 
     /// Adds a step before another one.
@@ -42,8 +53,13 @@ impl TransformRegistry {
     /// # Errors
     ///
     /// If there is a step of this name, or none called `before`.
-    pub fn insert_before(&mut self, before: &str, name: &str, build: BuildTransform) -> Result<()> {
-        self.insert(self.position(before)?, name, build)
+    pub fn insert_before(
+        &mut self,
+        before: &str,
+        name: &str,
+        build: impl Fn(&Config, bool) -> Result<Box<dyn Transform>> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.steps.insert(self.steps.position(before)?, name, Arc::new(build))
     }
 
     /// Replaces a step.
@@ -51,28 +67,17 @@ impl TransformRegistry {
     /// # Errors
     ///
     /// If there is no step of this name.
-    pub fn replace(&mut self, name: &str, build: BuildTransform) -> Result<()> {
-        let position = self.position(name)?;
-        self.steps[position].1 = build;
-        Ok(())
+    pub fn replace(
+        &mut self,
+        name: &str,
+        build: impl Fn(&Config, bool) -> Result<Box<dyn Transform>> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.steps.replace(name, Arc::new(build))
     }
 
     /// The names of the steps in order.
     pub fn names(&self) -> Vec<&str> {
-        self.steps.iter().map(|(name, _)| name.as_str()).collect()
-    }
-
-    fn insert(&mut self, position: usize, name: &str, build: BuildTransform) -> Result<()> {
-        if self.steps.iter().any(|(known, _)| known == name) {
-            bail!("there is already a transform {name}");
-        }
-        self.steps.insert(position, (name.to_owned(), build));
-        Ok(())
-    }
-
-    fn position(&self, name: &str) -> Result<usize> {
-        let position = self.steps.iter().position(|(known, _)| known == name);
-        position.with_context(|| format!("there is no transform {name}; there are {}", self.names().join(", ")))
+        self.steps.names().collect()
     }
 }
 
@@ -82,10 +87,10 @@ impl TransformRegistry {
 ///
 /// If a value of the `INPUT` section cannot be used; the step is named.
 pub fn build_transforms(cfg: &Config, is_train: bool, registry: &TransformRegistry) -> Result<Compose> {
-    let build = |(name, build): &(String, BuildTransform)| {
+    let build = |(name, build): (&str, &BuildTransform)| {
         build(cfg, is_train).with_context(|| format!("cannot build the transform {name} from the INPUT section"))
     };
-    Ok(Compose(registry.steps.iter().map(build).collect::<Result<_>>()?))
+    Ok(Compose(registry.steps.entries().map(build).collect::<Result<_>>()?))
 }
 
 fn color_jitter(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
@@ -135,7 +140,8 @@ mod tests {
         assert_eq!(registry.names(), names);
         assert_eq!(build_transforms(&Config::default(), true, &registry).unwrap().0.len(), 6);
         assert!(registry.register("Last", resize).is_err());
-        assert!(registry.insert_before("Sharpen", "New", resize).unwrap_err().to_string().contains("Resize"));
+        let error = registry.insert_before("Resiz", "New", resize).unwrap_err().to_string();
+        assert!(error.contains("Did you mean Resize?"), "{error}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::resnet::ResNet;
 use crate::config::Config;
 use crate::layers::ParamPath;
 use crate::modeling::make_layers::GroupNormSettings;
-use crate::modeling::registry::{Backbone, BackboneBuilder, FeatureMaps, ModelRegistries};
+use crate::modeling::registry::{Backbone, FeatureMaps, ModelRegistries};
 
 /// A body alone: C4 and C5.
 pub struct BodyBackbone {
@@ -136,7 +136,7 @@ fn res2net_retinanet(cfg: &Config, path: &ParamPath) -> Result<Box<dyn Backbone>
 
 /// Adds the backbones of this crate.
 pub fn register(registries: &mut ModelRegistries) {
-    let entries: [(&str, BackboneBuilder); 18] = [
+    registries.backbones.built_in([
         ("R-50-C4", resnet),
         ("R-50-C5", resnet),
         ("R-101-C4", resnet),
@@ -155,8 +155,7 @@ pub fn register(registries: &mut ModelRegistries) {
         ("R2-152-FPN", res2net_fpn),
         ("R2-50-FPN-RETINANET", res2net_retinanet),
         ("R2-101-FPN-RETINANET", res2net_retinanet),
-    ];
-    registries.backbones.built_in(entries);
+    ]);
     fbnet::register(registries);
 }
 

@@ -1,9 +1,10 @@
 //! What the blocks of all bodies have in common: their settings, how they are looked up, and their shortcut.
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{ensure, Result};
 use tch::Tensor;
 
 use super::{bottleneck, res2net};
+use crate::config::registry::unknown_name;
 use crate::layers::{Conv2d, ConvConfig, ConvNorm, FrozenBatchNorm2d, Init, Norm, ParamPath};
 use crate::modeling::make_layers::{group_norm, GroupNormSettings};
 
@@ -97,13 +98,14 @@ pub(super) fn transformation(
         None => bottleneck::BLOCKS.iter().chain(&res2net::BLOCKS).collect(),
     };
     let Some((_, with_gn, build)) = candidates.iter().find(|(known, ..)| *known == name) else {
-        let known: Vec<&str> = candidates.iter().map(|(known, ..)| *known).collect();
         let bodies = match family {
-            Some(BlockFamily::ResNet) => "R-… bodies",
-            Some(BlockFamily::Res2Net) => "R2-… bodies",
-            None => "these",
+            Some(BlockFamily::ResNet) => "an R-… body",
+            Some(BlockFamily::Res2Net) => "an R2-… body",
+            None => "a C5 head",
         };
-        bail!("MODEL.RESNETS.TRANS_FUNC: {name:?} is not known; known for {bodies} are {}", known.join(", "));
+        let known = candidates.iter().map(|(known, ..)| *known);
+        let error = unknown_name("MODEL.RESNETS.TRANS_FUNC", name, known);
+        return Err(error.context(format!("choosing the blocks of {bodies}")));
     };
     let norm = if *with_gn { NormKind::GroupNorm(settings) } else { NormKind::FixedBatchNorm };
     Ok((norm, *build))

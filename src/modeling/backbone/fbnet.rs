@@ -175,11 +175,11 @@ impl RoiFeatureExtractor for FbNetRoiHead {
 
 /// Adds the parts of FBNet models, under the original's names.
 pub fn register(registries: &mut ModelRegistries) {
-    registries.backbones.built_in([("FBNet", backbone as _)]);
-    registries.rpn_heads.built_in([("FBNet.rpn_head", rpn_head as _)]);
-    registries.box_feature_extractors.built_in([("FBNet.roi_head", box_head as _)]);
-    registries.mask_feature_extractors.built_in([("FBNet.roi_head_mask", mask_head as _)]);
-    registries.keypoint_feature_extractors.built_in([("FBNet.roi_head_keypoints", keypoint_head as _)]);
+    registries.backbones.built_in([("FBNet", backbone)]);
+    registries.rpn_heads.built_in([("FBNet.rpn_head", rpn_head)]);
+    registries.box_feature_extractors.built_in([("FBNet.roi_head", box_head)]);
+    registries.mask_feature_extractors.built_in([("FBNet.roi_head_mask", mask_head)]);
+    registries.keypoint_feature_extractors.built_in([("FBNet.roi_head_keypoints", keypoint_head)]);
 }
 
 fn backbone(cfg: &Config, path: &ParamPath) -> Result<Box<dyn Backbone>> {

@@ -1,11 +1,12 @@
 //! Builds the parts of FBNet models from their architecture (`modeling/backbone/fbnet_builder.py`).
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{ensure, Result};
 use tch::Tensor;
 
 use super::blocks::Block;
 use super::fbnet_blocks::{block, conv_bn_relu, divisible_by, BlockStyle, BnType, ConvBnRelu};
 use super::fbnet_modeldef::{ArchDef, BlockDef};
+use crate::config::registry::unknown_name;
 use crate::config::Config;
 use crate::layers::{ConvNorm, ParamPath};
 
@@ -63,10 +64,11 @@ impl FbNetBuilder {
     /// The first convolution: channels, stride and perhaps kernel.
     ///
     /// # Errors
-    /// The stride is not known.
+    /// The stride is not known, or the kernel not positive.
     pub fn add_first(&mut self, path: &ParamPath, info: &[i64]) -> Result<ConvNorm> {
         let output = self.scaled(info[0]);
         let kernel = info.get(2).copied().unwrap_or(3);
+        ensure!(kernel > 0, "MODEL.FBNET.ARCH_DEF: \"first\" is {info:?}; its kernel must be at least 1");
         let options = ConvBnRelu { kernel, stride: info[1], group: 1, relu: true, bn: Some(self.style.bn) };
         let conv = conv_bn_relu(path, self.last_depth, output, options)?;
         self.last_depth = output;
@@ -121,6 +123,6 @@ pub fn bn_type(key: &str, name: &str, cfg: &Config) -> Result<BnType> {
         "bn" => BnType::Batch,
         "af" => BnType::Frozen,
         "gn" => BnType::Group(cfg.model.group_norm.num_groups),
-        _ => bail!("{key}: {name:?} is not known; known are bn, af, gn"),
+        _ => return Err(unknown_name(key, name, ["bn", "af", "gn"])),
     })
 }

@@ -1,9 +1,11 @@
 //! The architectures of FBNet models: the built-in ones of `modeling/backbone/fbnet_modeldef.py` (FBNet, Wu et al. 2018;
 //! ChamNet, Dai et al. 2018; MobileNetV2, Sandler et al. 2018), and those that `MODEL.FBNET.ARCH_DEF` gives as JSON.
 
-use anyhow::{anyhow, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+
+use crate::config::registry::unknown_name;
 
 /// One block of an architecture.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,11 +75,8 @@ impl ArchDef {
         let built_in = BUILT_IN.iter().find(|definition| definition.name == arch).map(Definition::expand);
         if arch_def.is_empty() {
             return built_in.ok_or_else(|| {
-                let known: Vec<&str> = BUILT_IN.iter().map(|definition| definition.name).collect();
-                anyhow!(
-                    "MODEL.FBNET.ARCH: {arch:?} is not known and MODEL.FBNET.ARCH_DEF is empty; known are {}",
-                    known.join(", ")
-                )
+                let known = BUILT_IN.iter().map(|definition| definition.name);
+                unknown_name("MODEL.FBNET.ARCH", arch, known).context("MODEL.FBNET.ARCH_DEF is empty")
             });
         }
         let defined = Self::from_json(arch_def).context("MODEL.FBNET.ARCH_DEF")?;

@@ -2,6 +2,7 @@
 
 pub mod detectors;
 pub mod generalized_rcnn;
+mod ranges;
 #[cfg(test)]
 pub(crate) mod tests;
 

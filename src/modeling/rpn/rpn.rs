@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::layers::{full_precision, Conv2d, ConvConfig, Init, ParamPath};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::detector::Losses;
-use crate::modeling::registry::{FeatureMaps, ModelRegistries, RpnHead, RpnHeadBuilder};
+use crate::modeling::registry::{FeatureMaps, ModelRegistries, RpnHead};
 use crate::structures::{BoxList, ImageList};
 
 use super::anchor_generator::{make_anchor_generator, AnchorGenerator};
@@ -60,8 +60,7 @@ fn build_single_conv(_cfg: &Config, path: &ParamPath, in_channels: i64, num_anch
 
 /// Adds the built-in RPN heads.
 pub fn register(registries: &mut ModelRegistries) {
-    let heads: [(&str, RpnHeadBuilder); 1] = [("SingleConvRPNHead", build_single_conv)];
-    registries.rpn_heads.built_in(heads);
+    registries.rpn_heads.built_in([("SingleConvRPNHead", build_single_conv)]);
 }
 
 /// Head, anchors, selection of proposals and losses of the region proposal network, with and without a pyramid.

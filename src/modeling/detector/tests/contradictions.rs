@@ -110,6 +110,28 @@ fn numbers_out_of_range_are_named() {
         &[FPN, "MODEL.RESNETS.STAGE_WITH_DCN (False,True)"],
         &["MODEL.RESNETS.STAGE_WITH_DCN has 2 entries", "needs four"],
     );
+    for (key, value, allowed) in [
+        ("MODEL.RPN.PRE_NMS_TOP_N_TRAIN", "-1", "at least 0"),
+        ("MODEL.RPN.FPN_POST_NMS_TOP_N_TEST", "-1", "at least 0"),
+        ("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "-256", "at least 1"),
+        ("MODEL.RPN.POSITIVE_FRACTION", "1.5", "between 0 and 1"),
+        ("MODEL.RPN.ASPECT_RATIOS", "()", "at least one number"),
+        ("MODEL.RPN.ASPECT_RATIOS", "(0.5,-1.0)", "above 0"),
+        ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "0", "at least 1"),
+        ("MODEL.ROI_HEADS.POSITIVE_FRACTION", "-0.5", "between 0 and 1"),
+        ("MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", "-1", "at least 1"),
+        ("MODEL.ROI_BOX_HEAD.CONV_HEAD_DIM", "-1", "at least 1"),
+        ("MODEL.ROI_MASK_HEAD.CONV_LAYERS", "(8,-8)", "at least 1"),
+        ("MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS", "(0,)", "at least 1"),
+        ("MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", "-17", "at least 1"),
+    ] {
+        assert_refused(&[FPN, FPN_MASK, FPN_KEYPOINT, &format!("{key} {value}")], &[&format!("{key} is"), allowed]);
+    }
+    for (key, value) in [("PRE_NMS_TOP_N", "-1"), ("NUM_CONVS", "-1"), ("SCALES_PER_OCTAVE", "0"), ("ASPECT_RATIOS", "()")]
+    {
+        let key = format!("MODEL.RETINANET.{key}");
+        assert_refused(&[RETINANET, &format!("{key} {value}")], &[&format!("{key} is")]);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::layers::{Conv2d, ConvConfig, ConvNorm, Init, Norm, ParamPath};
 use crate::modeling::backbone::resnet::{ResNetHead, ResNetHeadConfig};
 use crate::modeling::make_layers::{group_norm, make_fc, Fc, GroupNormSettings};
 use crate::modeling::poolers::{make_pooler, Pooler, RoiHead};
-use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiFeatureExtractor, RoiFeatureExtractorBuilder};
+use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiFeatureExtractor};
 use crate::structures::BoxList;
 
 /// The fifth stage of the body, applied to each region (`ResNet50Conv5ROIFeatureExtractor`), with the body's blocks:
@@ -140,10 +140,9 @@ fn build_xconv1fc(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<
 
 /// Adds the built-in box feature extractors.
 pub fn register(registries: &mut ModelRegistries) {
-    let extractors: [(&str, RoiFeatureExtractorBuilder); 3] = [
+    registries.box_feature_extractors.built_in([
         ("ResNet50Conv5ROIFeatureExtractor", build_conv5),
         ("FPN2MLPFeatureExtractor", build_2mlp),
         ("FPNXconv1fcFeatureExtractor", build_xconv1fc),
-    ];
-    registries.box_feature_extractors.built_in(extractors);
+    ]);
 }

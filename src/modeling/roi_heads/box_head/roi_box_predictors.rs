@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use crate::config::Config;
 use crate::layers::{Init, Linear, LinearConfig, ParamPath};
-use crate::modeling::registry::{ModelRegistries, RoiBoxPredictor, RoiBoxPredictorBuilder};
+use crate::modeling::registry::{ModelRegistries, RoiBoxPredictor};
 
 /// One linear layer for the classes, one for the boxes: `FastRCNNPredictor` averages maps first, `FPNPredictor` takes
 /// vectors.
@@ -49,7 +49,5 @@ fn build_linear(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Box<
 
 /// Adds the built-in box predictors.
 pub fn register(registries: &mut ModelRegistries) {
-    let predictors: [(&str, RoiBoxPredictorBuilder); 2] =
-        [("FastRCNNPredictor", build_linear), ("FPNPredictor", build_linear)];
-    registries.box_predictors.built_in(predictors);
+    registries.box_predictors.built_in([("FastRCNNPredictor", build_linear), ("FPNPredictor", build_linear)]);
 }

@@ -8,7 +8,7 @@ use tch::Tensor;
 use crate::config::Config;
 use crate::layers::{Conv2d, ConvConfig, Init, ParamPath};
 use crate::modeling::poolers::{make_pooler, Pooler, RoiHead};
-use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiFeatureExtractor, RoiFeatureExtractorBuilder};
+use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiFeatureExtractor};
 use crate::structures::BoxList;
 
 /// A chain of 3×3 convolutions (`KeypointRCNNFeatureExtractor`).
@@ -49,6 +49,5 @@ fn build_keypoint_rcnn(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Re
 
 /// Adds the built-in keypoint feature extractors.
 pub fn register(registries: &mut ModelRegistries) {
-    let extractors: [(&str, RoiFeatureExtractorBuilder); 1] = [("KeypointRCNNFeatureExtractor", build_keypoint_rcnn)];
-    registries.keypoint_feature_extractors.built_in(extractors);
+    registries.keypoint_feature_extractors.built_in([("KeypointRCNNFeatureExtractor", build_keypoint_rcnn)]);
 }

@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use crate::config::Config;
 use crate::layers::{interpolate, ConvConfig, ConvTranspose2d, Init, InterpolateMode, ParamPath, Size};
-use crate::modeling::registry::{ModelRegistries, RoiMapPredictor, RoiMapPredictorBuilder};
+use crate::modeling::registry::{ModelRegistries, RoiMapPredictor};
 
 /// A transposed convolution and a bilinear resize, which double the resolution each (`KeypointRCNNPredictor`).
 struct KeypointRcnnPredictor {
@@ -34,6 +34,5 @@ fn build_keypoint_rcnn(cfg: &Config, path: &ParamPath, in_channels: i64) -> Resu
 
 /// Adds the built-in keypoint predictors.
 pub fn register(registries: &mut ModelRegistries) {
-    let predictors: [(&str, RoiMapPredictorBuilder); 1] = [("KeypointRCNNPredictor", build_keypoint_rcnn)];
-    registries.keypoint_predictors.built_in(predictors);
+    registries.keypoint_predictors.built_in([("KeypointRCNNPredictor", build_keypoint_rcnn)]);
 }

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::layers::{ConvNorm, ParamPath};
 use crate::modeling::make_layers::{make_conv3x3, Conv3x3, GroupNormSettings};
 use crate::modeling::poolers::{make_pooler, Pooler, RoiHead};
-use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiFeatureExtractor, RoiFeatureExtractorBuilder};
+use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiFeatureExtractor};
 use crate::modeling::roi_heads::box_head::roi_box_feature_extractors::Conv5RoiFeatureExtractor;
 use crate::structures::BoxList;
 
@@ -64,7 +64,5 @@ fn build_fpn(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dy
 
 /// Adds the built-in mask feature extractors.
 pub fn register(registries: &mut ModelRegistries) {
-    let extractors: [(&str, RoiFeatureExtractorBuilder); 2] =
-        [("ResNet50Conv5ROIFeatureExtractor", build_conv5), ("MaskRCNNFPNFeatureExtractor", build_fpn)];
-    registries.mask_feature_extractors.built_in(extractors);
+    registries.mask_feature_extractors.built_in([("ResNet50Conv5ROIFeatureExtractor", build_conv5), ("MaskRCNNFPNFeatureExtractor", build_fpn)]);
 }

@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use crate::config::Config;
 use crate::layers::{Conv2d, ConvConfig, ConvTranspose2d, Init, ParamPath};
-use crate::modeling::registry::{ModelRegistries, RoiMapPredictor, RoiMapPredictorBuilder};
+use crate::modeling::registry::{ModelRegistries, RoiMapPredictor};
 
 /// As Caffe2's MSRAFill.
 fn msra(stride: i64) -> ConvConfig {
@@ -60,7 +60,5 @@ fn logits(cfg: &Config, path: &ParamPath, in_channels: i64) -> Conv2d {
 
 /// Adds the built-in mask predictors.
 pub fn register(registries: &mut ModelRegistries) {
-    let predictors: [(&str, RoiMapPredictorBuilder); 2] =
-        [("MaskRCNNC4Predictor", build_c4), ("MaskRCNNConv1x1Predictor", build_conv1x1)];
-    registries.mask_predictors.built_in(predictors);
+    registries.mask_predictors.built_in([("MaskRCNNC4Predictor", build_c4), ("MaskRCNNConv1x1Predictor", build_conv1x1)]);
 }
