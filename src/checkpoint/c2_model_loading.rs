@@ -97,9 +97,13 @@ pub fn body_of(file: &Value) -> Result<String> {
     let block =
         |(key, _): &(Value, Value)| key.as_str()?.strip_prefix("res4_")?.split('_').next()?.parse::<usize>().ok();
     let last = blobs.entries.iter().filter_map(block).max();
-    let fits = |stages: &[&str; 4]| last.is_some_and(|last| stages[2] == format!("3.{last}"));
-    let found = STAGES.iter().find(|(_, stages)| fits(stages)).map(|(name, _)| name.to_string());
-    found.context("the blobs are not those of R-50, R-101 or R-152: name the body")
+    let found = last.and_then(body_of_depth);
+    found.map(str::to_owned).context("the blobs are not those of R-50, R-101 or R-152: name the body")
+}
+
+/// The body whose third stage ends with the block of this number.
+pub fn body_of_depth(last: usize) -> Option<&'static str> {
+    STAGES.iter().find(|(_, stages)| stages[2] == format!("3.{last}")).map(|(name, _)| *name)
 }
 
 /// The module name of one blob.

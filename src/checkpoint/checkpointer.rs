@@ -49,6 +49,8 @@ pub struct DetectronCheckpointer {
     strict: bool,
     conv_body: String,
     stage_with_dcn: Vec<bool>,
+    /// The key or option that names the weights to start from, for messages.
+    weight_option: &'static str,
 }
 
 impl DetectronCheckpointer {
@@ -60,12 +62,19 @@ impl DetectronCheckpointer {
             strict: false,
             conv_body: cfg.model.backbone.conv_body.clone(),
             stage_with_dcn: cfg.model.resnets.stage_with_dcn.to_vec(),
+            weight_option: "MODEL.WEIGHT",
         }
     }
 
     /// Makes everything an error that is otherwise skipped or warned about.
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
+        self
+    }
+
+    /// Says in messages which option of a program named the weights, where it was not `MODEL.WEIGHT`.
+    pub fn weight_option(mut self, option: &'static str) -> Self {
+        self.weight_option = option;
         self
     }
 
@@ -81,16 +90,14 @@ impl DetectronCheckpointer {
         self.agree(resume)?;
         let file = match (latest, weight.filter(|w| !w.is_empty())) {
             (Some(latest), weight) => {
-                let instead = weight.map(|w| format!(" instead of MODEL.WEIGHT {w}")).unwrap_or_default();
+                let instead = weight.map(|w| format!(" instead of {} {w}", self.weight_option)).unwrap_or_default();
                 log::info!("Loading checkpoint from {}: last_checkpoint names it{instead}", latest.display());
                 latest
             }
             (None, Some(weight)) => {
                 let file = self.find(weight)?;
-                log::info!(
-                    "Loading checkpoint from {}: MODEL.WEIGHT names it, and there is no last_checkpoint",
-                    file.display()
-                );
+                let looked = if use_latest { ", and there is no last_checkpoint" } else { "" };
+                log::info!("Loading checkpoint from {}: {} names it{looked}", file.display(), self.weight_option);
                 file
             }
             (None, None) => {
@@ -203,16 +210,16 @@ impl DetectronCheckpointer {
         )
     }
 
-    /// The file that `MODEL.WEIGHT` means: a path, `catalog://NAME`, or an address.
+    /// The file that `MODEL.WEIGHT` or an option means: a path, `catalog://NAME`, or an address.
     fn find(&self, weight: &str) -> Result<PathBuf> {
         let mut weight = weight.to_string();
         if let Some(name) = weight.strip_prefix("catalog://") {
-            let url = ModelCatalog::get(name).with_context(|| format!("MODEL.WEIGHT {weight}"))?;
+            let url = ModelCatalog::get(name).with_context(|| format!("{} {weight}", self.weight_option))?;
             log::info!("{weight} points to {url}");
             weight = url;
         }
         if weight.starts_with("http://") || weight.starts_with("https://") {
-            let file = model_zoo::cache_url_in_turn(&weight, &model_zoo::model_dir()).context("MODEL.WEIGHT")?;
+            let file = model_zoo::cache_url_in_turn(&weight, &model_zoo::model_dir()).context(self.weight_option)?;
             log::info!("url {weight} cached in {}", file.display());
             return Ok(file);
         }
@@ -224,9 +231,13 @@ impl DetectronCheckpointer {
             true => " (its folder does not exist either: the YAML files of the Res2Net fork name a path on their author's machine)",
             false => "",
         };
+        let option = self.weight_option;
+        let instead = match option {
+            "MODEL.WEIGHT" => ", or start from random values: MODEL.WEIGHT \"\"",
+            _ => "",
+        };
         bail!(
-            "MODEL.WEIGHT names {weight}, which does not exist{whose}. Give the file you have as an override: \
-             MODEL.WEIGHT /path/to/{}, or start from random values: MODEL.WEIGHT \"\"",
+            "{option} names {weight}, which does not exist{whose}. Give the file you have: {option} /path/to/{}{instead}",
             file.file_name().unwrap_or_default().to_string_lossy()
         )
     }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::ffi::system::lock_file;
@@ -123,12 +123,8 @@ fn check_hash(part: &Path, name: &str) -> Result<()> {
     let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     if !found.starts_with(promised) {
         fs::remove_file(part)?;
+        bail!("the file's SHA-256 begins with {}, its name promises {promised}", &found[..8]);
     }
-    ensure!(
-        found.starts_with(promised),
-        "the file's SHA-256 begins with {}, its name promises {promised}",
-        &found[..8]
-    );
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Parser;
 
+use super::output::say;
 use super::{parse, CommandLine};
 use crate::utils::collect_env::collect_env_info;
 
@@ -17,6 +18,6 @@ struct Args {}
 /// Wrong usage (a [`clap::Error`]).
 pub fn collect_env(args: impl CommandLine) -> Result<()> {
     let Args {} = parse(args)?;
-    println!("{}", collect_env_info());
+    say!("{}", collect_env_info());
     Ok(())
 }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, ensure, Context, Result};
 use clap::{Parser, ValueEnum};
 
+use super::output::say;
 use super::{parse, CommandLine};
-use crate::checkpoint::c2_model_loading::{body_of, from_c2, has_own_names};
+use crate::checkpoint::c2_model_loading::{body_of, body_of_depth, from_c2, has_own_names};
 use crate::checkpoint::c2_model_saving::to_c2;
 use crate::checkpoint::model_serialization::{state_dict_of, strip_prefix_if_present};
 use crate::checkpoint::{read_file, write_file, write_pickle, write_safetensors, Dict, Python, StateDict, Value};
@@ -81,13 +82,13 @@ pub fn convert_weights(args: impl CommandLine) -> Result<()> {
     };
     if args.list {
         for (key, value) in &rest.entries {
-            println!("{}: {}", key.as_str().unwrap_or("?"), summary(value));
+            say!("{}: {}", key.as_str().unwrap_or("?"), summary(value));
         }
     }
     let Some(output) = output else { return Ok(()) };
     write(output, &state, rest, args.conv_body.as_deref())?;
     let trimmed = before - state.len();
-    println!(
+    say!(
         "{}: {} tensors{}",
         output.display(),
         state.len(),
@@ -125,10 +126,10 @@ fn rest_of(dict: &mut Dict, trim: &[Part]) -> Dict {
 fn list(state: &StateDict) {
     let width = state.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, data) in state {
-        println!("{name:width$}  {:<9} {:?}", data.dtype().name(), data.shape());
+        say!("{name:width$}  {:<9} {:?}", data.dtype().name(), data.shape());
     }
     let numbers: usize = state.iter().map(|(_, data)| data.numel()).sum();
-    println!("{} tensors, {numbers} numbers", state.len());
+    say!("{} tensors, {numbers} numbers", state.len());
 }
 
 fn summary(value: &Value) -> String {
@@ -162,11 +163,11 @@ fn write(output: &Path, state: &StateDict, mut rest: Dict, conv_body: Option<&st
                 return write_caffe2(output, &to_c2(state, body)?);
             }
             let names: Vec<&str> = state.iter().map(|(name, _)| name.as_str()).collect();
-            let body = deepest(&names, "layer3.").context("the names show no ResNet body");
-            match body.and_then(|body| to_c2(state, &body)) {
+            let body = body_of_names(&names).context("the names show no ResNet body");
+            match body.and_then(|body| to_c2(state, body)) {
                 Ok(blobs) => write_caffe2(output, &blobs),
                 Err(error) => {
-                    println!("written under the model's own names: {error:#}");
+                    say!("written under the model's own names: {error:#}");
                     write_pickle(output, &Value::Dict(below_model(state, Dict::new())), Python::Three).map(drop)
                 }
             }
@@ -177,10 +178,7 @@ fn write(output: &Path, state: &StateDict, mut rest: Dict, conv_body: Option<&st
 
 fn write_caffe2(output: &Path, blobs: &Value) -> Result<()> {
     if write_pickle(output, blobs, Python::Two)? != Python::Two {
-        println!(
-            "an array is over 2 GB, which no pickle of Python 2 can hold: only Python 3 reads {}",
-            output.display()
-        );
+        say!("an array is over 2 GB, which no pickle of Python 2 can hold: only Python 3 reads {}", output.display());
     }
     Ok(())
 }
@@ -196,21 +194,14 @@ fn below_model(state: &StateDict, mut model: Dict) -> Dict {
 fn note_loss(rest: &Dict) {
     let keys: Vec<&str> = rest.entries.iter().filter_map(|(key, _)| key.as_str()).collect();
     if !keys.is_empty() {
-        println!("left out, since the format holds weights only: {}", keys.join(", "));
+        say!("left out, since the format holds weights only: {}", keys.join(", "));
     }
 }
 
 /// The body that has as many blocks in its third stage as the names show.
-fn deepest(names: &[&str], stage: &str) -> Option<String> {
-    let block = |name: &&str| name.split_once(stage)?.1.split('.').next()?.parse::<usize>().ok();
-    let last = names.iter().filter_map(block).max()?;
-    let body = match last {
-        5 => "R-50",
-        22 => "R-101",
-        35 => "R-152",
-        _ => return None,
-    };
-    Some(body.to_string())
+fn body_of_names(names: &[&str]) -> Option<&'static str> {
+    let block = |name: &&str| name.split_once("layer3.")?.1.split('.').next()?.parse::<usize>().ok();
+    body_of_depth(names.iter().filter_map(block).max()?)
 }
 
 #[cfg(test)]

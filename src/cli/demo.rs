@@ -15,6 +15,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
+use super::output::say;
 use super::{parse, CommandLine, Registries};
 use crate::config::{CfgNode, Config};
 use crate::data::transforms::RgbImage;
@@ -110,7 +111,7 @@ pub fn demo(args: impl CommandLine, registries: &Registries) -> Result<()> {
     }
     if let Some(file) = &args.json {
         write_atomically(file, &serde_json::to_vec_pretty(&detections)?)?;
-        println!("{}", file.display());
+        say!("{}", file.display());
     }
     if !failed.is_empty() {
         bail!("{} of {} images gave no picture: {}", failed.len(), images.len(), failed.join(", "));
@@ -130,7 +131,7 @@ fn one_image(coco_demo: &CocoDemo, path: &Path, picture_path: &Path) -> Result<V
     };
     let (top_predictions, picture) = found().with_context(|| format!("image {}", path.display()))?;
     write_picture(picture_path, &picture)?;
-    println!(
+    say!(
         "{}: {} objects in {:.2} s, drawn in {}",
         path.display(),
         top_predictions.len(),

@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use clap::Parser;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM};
 use signal_hook::iterator::Signals;
 use thiserror::Error;
 
 use super::{parse, CommandLine};
-use crate::ffi::system::send_signal;
+use crate::ffi::system::send_signal_to_group;
 use crate::utils::rendezvous::DEFAULT_PORT;
 
 /// Time that processes have to save and end after a signal, before they are killed.
@@ -110,6 +110,8 @@ struct Process {
     child: Child,
     output: Vec<JoinHandle<()>>,
     ended: bool,
+    /// What it has started has ended too. (Its process group is then free for others.)
+    group_ended: bool,
 }
 
 impl Job {
@@ -132,14 +134,17 @@ impl Job {
         Ok(job)
     }
 
-    /// Waits until all processes have ended; ends the others when one fails.
+    /// Waits until all processes have ended; ends the others, and what they have started, when one fails.
     fn wait(mut self, signals: &mut Signals) -> Result<End> {
         let mut end = None;
         let mut deadline = None;
-        while self.processes.iter().any(|process| !process.ended) {
+        let mut killed = false;
+        let goes_on = |process: &Process, ending: bool| !process.ended || ending && !process.group_ended;
+        while self.processes.iter().any(|process| goes_on(process, end.is_some() && !killed)) {
             for signal in signals.pending() {
                 if matches!(end, Some(End::Signal(_))) {
                     self.kill();
+                    killed = true;
                 } else {
                     self.signal(signal);
                     end = Some(End::Signal(signal));
@@ -147,10 +152,16 @@ impl Job {
                 }
             }
             let mut failed = false;
-            for process in self.processes.iter_mut().filter(|process| !process.ended) {
-                let Some(status) = process.child.try_wait().context("cannot wait for a process")? else { continue };
-                process.ended = true;
-                if !status.success() && end.is_none() {
+            for at in 0..self.processes.len() {
+                let process = &mut self.processes[at];
+                let status = match process.poll() {
+                    Ok(status) => status,
+                    Err(error) => {
+                        self.kill();
+                        return Err(error).context("cannot wait for a process");
+                    }
+                };
+                if let Some(status) = status.filter(|status| !status.success() && end.is_none()) {
                     end = Some(End::Failed(failure(process.rank, status)));
                     failed = true;
                 }
@@ -161,6 +172,7 @@ impl Job {
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.kill();
+                killed = true;
                 deadline = None;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -173,17 +185,14 @@ impl Job {
     }
 
     fn signal(&mut self, signal: i32) {
-        for process in self.processes.iter().filter(|process| !process.ended) {
+        for process in self.processes.iter().filter(|process| !process.group_ended) {
             // A process that has just ended is noticed soon enough.
-            let _ = send_signal(process.child.id(), signal);
+            let _ = send_signal_to_group(process.child.id(), signal);
         }
     }
 
     fn kill(&mut self) {
-        for process in self.processes.iter_mut().filter(|process| !process.ended) {
-            // As above.
-            let _ = process.child.kill();
-        }
+        self.signal(SIGKILL);
     }
 }
 
@@ -193,6 +202,8 @@ impl Process {
         let (name, arguments) = args.command.split_first().context("no program is given")?;
         let program = find_program(name);
         let mut command = Command::new(&program);
+        // A group of its own, so that a signal reaches what a script has started.
+        command.process_group(0);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let variables = [
             ("RANK", rank.to_string()),
@@ -216,7 +227,15 @@ impl Process {
         let mut output = Vec::new();
         output.extend(child.stdout.take().map(|from| pass_on(from, std::io::stdout(), rank)));
         output.extend(child.stderr.take().map(|from| pass_on(from, std::io::stderr(), rank)));
-        Ok(Self { rank, child, output, ended: false })
+        Ok(Self { rank, child, output, ended: false, group_ended: false })
+    }
+
+    /// The status of a process that has ended since the last look.
+    fn poll(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        let status = if self.ended { None } else { self.child.try_wait()? };
+        self.ended |= status.is_some();
+        self.group_ended |= self.ended && send_signal_to_group(self.child.id(), 0).is_err();
+        Ok(status)
     }
 }
 

@@ -8,6 +8,7 @@ use image::codecs::jpeg::JpegEncoder;
 use rayon::prelude::*;
 use serde_json::{json, Value};
 
+use super::output::say;
 use super::{parse, CommandLine};
 use crate::data::shapes::{scene, Scene, CLASSES};
 use crate::utils::atomic_file::write_atomically;
@@ -55,12 +56,12 @@ pub fn make_shapes(args: impl CommandLine) -> Result<()> {
             "images": count,
         });
         if holds(&annotations, &info) {
-            println!("{} is there already ({count} images)", annotations.display());
+            say!("{} is there already ({count} images)", annotations.display());
             continue;
         }
         let folder = args.output.join(split);
         write_split(&folder, &annotations, &info, count, args.seed ^ split_seed)?;
-        println!("{} images in {}, annotations in {}", count, folder.display(), annotations.display());
+        say!("{} images in {}, annotations in {}", count, folder.display(), annotations.display());
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ mod convert_weights;
 mod demo;
 mod launch;
 mod make_shapes;
+mod output;
 mod registries;
 mod setup;
 mod test_net;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use tch::Device;
 
 use super::{BackendArgs, ConfigArgs, DistributedArgs, Registries};
+use crate::config::paths_catalog::DatasetCatalog;
 use crate::config::Config;
 use crate::data::build::check_test_data;
 use crate::data::{images_per_gpu, make_data_loader, LoaderOptions};
@@ -118,8 +119,9 @@ impl Program {
             return Ok(());
         }
         let data_loaders = make_data_loader(&self.cfg, &self.loader_options(registries))?;
+        let catalog = DatasetCatalog::load(&self.cfg.paths_catalog)?;
         for (data_loader, name) in data_loaders.iter().zip(self.cfg.datasets.test.iter()) {
-            let name = crate::config::paths_catalog::DatasetCatalog::load(&self.cfg.paths_catalog)?.get(name)?.name;
+            let name = catalog.get(name)?.name;
             let folder = self.output_dir.as_ref().map(|dir| dir.join("inference").join(&name));
             if let Some(folder) = &folder {
                 mkdir(folder)?;

@@ -45,8 +45,10 @@ pub fn test_net(args: impl CommandLine, registries: &Registries) -> Result<()> {
     }
     let checkpointer =
         DetectronCheckpointer::new(&program.cfg, &parameters, program.output_dir.as_deref()).strict(args.strict);
-    let weight = args.ckpt.as_deref().unwrap_or(&program.cfg.model.weight);
-    checkpointer.load(Some(weight), args.ckpt.is_none())?;
+    match &args.ckpt {
+        Some(ckpt) => checkpointer.weight_option("--ckpt").load(Some(ckpt), false)?,
+        None => checkpointer.load(Some(&program.cfg.model.weight), true)?,
+    };
     program.run_test(&model, registries)?;
     destroy_process_group();
     Ok(())

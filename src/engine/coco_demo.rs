@@ -12,8 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::device::parse_device;
 use super::drawing::{
-    color_map_jet, compute_colors_for_labels, draw_box, draw_keypoints, draw_label, draw_mask_outline,
-    paste_probabilities, Color,
+    color_map_jet, compute_colors_for_labels, draw_box, draw_keypoints, draw_label, draw_mask_outline, Color,
 };
 use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
@@ -22,7 +21,7 @@ use crate::layers::parameters::Parameters;
 use crate::layers::{interpolate, InterpolateMode, Size};
 use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use crate::modeling::registry::ModelRegistries;
-use crate::structures::{to_image_list, BoxList, Masker, Mode, PERSON_KEYPOINTS};
+use crate::structures::{paste_probabilities, to_image_list, BoxList, Masker, Mode, PERSON_KEYPOINTS};
 
 pub use crate::data::datasets::Category;
 pub use categories::coco_categories;
@@ -109,7 +108,7 @@ impl CocoDemo {
         let model = build_detection_model(cfg, &parameters.root(), registries)?;
         let checkpointer = DetectronCheckpointer::new(cfg, &parameters, Some(Path::new(&cfg.output_dir)));
         let loaded = match &options.weights {
-            Some(weights) => checkpointer.load(Some(weights), false)?,
+            Some(weights) => checkpointer.weight_option("--weights").load(Some(weights), false)?,
             None => checkpointer.load(Some(&cfg.model.weight), true)?,
         };
         let weights =

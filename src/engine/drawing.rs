@@ -15,7 +15,7 @@ use imageproc::rect::Rect;
 
 use crate::data::transforms::RgbImage;
 
-pub use heat_map::{color_map_jet, paste_probabilities};
+pub use heat_map::color_map_jet;
 pub use keypoints::draw_keypoints;
 pub use mask::draw_mask_outline;
 

@@ -141,15 +141,19 @@ pub fn random_state(device: Device) -> Result<Tensor> {
 /// # Errors
 /// Bytes that are no such state.
 pub fn set_random_state(state: &Tensor, device: Device) -> Result<()> {
-    let mut generator = Generator::default_cpu()?;
-    let (length, of_cpu) = (state.size()[0], generator.state()?.size()[0]);
-    generator.set_state(&state.narrow(0, 0, of_cpu.min(length)))?;
+    let rest = set_cpu_state(state, &mut Generator::default_cpu()?)?;
     match device {
-        Device::Cuda(index) if length > of_cpu => {
-            Generator::default_cuda(index)?.set_state(&state.narrow(0, of_cpu, length - of_cpu))
-        }
+        Device::Cuda(index) if rest.size()[0] > 0 => Generator::default_cuda(index)?.set_state(&rest),
         _ => Ok(()),
     }
+}
+
+/// Sets the CPU's generator; gives the part of the state behind its own.
+fn set_cpu_state(state: &Tensor, generator: &mut Generator) -> Result<Tensor> {
+    let (length, of_cpu) = (state.size()[0], generator.state()?.size()[0]);
+    let own = of_cpu.min(length);
+    generator.set_state(&state.narrow(0, 0, own))?;
+    Ok(state.narrow(0, own, length - own))
 }
 
 /// `model_0002500`.
@@ -240,6 +244,7 @@ mod tests {
     use crate::layers::parameters::{Init, Parameters};
     use crate::solver::sgd::GroupRates;
     use crate::solver::WarmupMethod;
+    use crate::utils::testing::generator;
 
     fn state(parameters: &Parameters, scaler: Option<GradScaler>) -> TrainingState {
         let rates = GroupRates { base_lr: 0.5, bias_lr_factor: 1.0, weight_decay: 0.0, weight_decay_bias: 0.0 };
@@ -282,9 +287,19 @@ mod tests {
 
     #[test]
     fn random_numbers_go_on_from_a_state() {
-        // A state of its own, because other tests draw from the default generator meanwhile.
+        let _lock = generator();
+        tch::manual_seed(3);
         let state = random_state(Device::Cpu).unwrap();
-        assert_eq!(state.size(), Generator::new(1).unwrap().state().unwrap().size());
+        let draw = || Vec::<f32>::try_from(Tensor::rand([5], (Kind::Float, Device::Cpu))).unwrap();
+        let drawn = draw();
+        assert_ne!(draw(), drawn);
+        set_random_state(&state, Device::Cpu).unwrap();
+        assert_eq!(draw(), drawn);
+        // What a CUDA device's generator would get follows.
+        let both = Tensor::cat(&[&state, &Tensor::from_slice(&[1u8, 2, 3])], 0);
+        let mut own = Generator::new(1).unwrap();
+        assert_eq!(set_cpu_state(&both, &mut own).unwrap(), Tensor::from_slice(&[1u8, 2, 3]));
+        assert_eq!(own.rand(5).unwrap(), drawn);
         assert!(set_random_state(&Tensor::zeros([7], (Kind::Uint8, Device::Cpu)), Device::Cpu).is_err());
     }
 }

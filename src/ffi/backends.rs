@@ -85,6 +85,7 @@ mod tests {
 
     #[test]
     fn settings_are_taken_over() {
+        let _lock = crate::utils::testing::generator();
         set_deterministic(true).unwrap();
         assert!(is_deterministic());
         set_deterministic(false).unwrap();

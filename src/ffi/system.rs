@@ -108,6 +108,19 @@ pub fn send_signal(process: u32, signal: i32) -> std::io::Result<()> {
     }
 }
 
+/// Sends a signal to a group of processes; signal 0 only asks whether there is one.
+///
+/// # Errors
+/// There is no process in the group, or none that is ours.
+pub fn send_signal_to_group(group: u32, signal: i32) -> std::io::Result<()> {
+    let group = libc::pid_t::try_from(group).ok().filter(|&group| group > 1).ok_or(std::io::ErrorKind::InvalidInput)?;
+    // SAFETY: `kill` has no memory preconditions; the number is below -1, so it means one group.
+    match unsafe { libc::kill(-group, signal) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// Ends the process at once: no destructors, which other threads' work could get in the way of.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions and does not return.

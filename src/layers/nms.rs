@@ -58,6 +58,7 @@ mod tests {
 
     use super::*;
     use crate::layers::gradcheck::random;
+    use crate::utils::testing::with_one_and_two_threads;
 
     /// The original's double loop.
     fn reference(boxes: &[[f32; 4]], scores: &[f32], threshold: f32, rule: SuppressionRule) -> Vec<i64> {
@@ -111,11 +112,7 @@ mod tests {
     #[test]
     fn threads_do_not_change_what_is_kept() {
         let (boxes, scores) = case(9000, 3);
-        let one = nms(&boxes, &scores, 0.6);
-        let threads = tch::get_num_threads();
-        tch::set_num_threads(2);
-        let two = nms(&boxes, &scores, 0.6);
-        tch::set_num_threads(threads);
+        let (one, two) = with_one_and_two_threads(|| nms(&boxes, &scores, 0.6));
         assert!(one == two);
     }
 

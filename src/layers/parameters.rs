@@ -258,8 +258,6 @@ impl ParamPath {
                 Init::KaimingNormalFanOut => tensor.normal_(0.0, (2.0 / fan_out).sqrt()),
                 Init::KaimingNormalFanIn => tensor.normal_(0.0, (2.0 / fan_in).sqrt()),
             };
-        } else if shape.iter().product::<i64>() <= 1 {
-            let _ = tensor.fill_(0.0);
         }
         tensor.to_device(device)
     }

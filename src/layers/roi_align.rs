@@ -35,6 +35,7 @@ mod tests {
 
     use super::*;
     use crate::layers::gradcheck::{gradcheck, random};
+    use crate::utils::testing::with_one_and_two_threads;
 
     /// The definition, one number after the other.
     fn reference(input: &Tensor, rois: &Tensor, (ph, pw): (i64, i64), scale: f64, ratio: i64) -> Tensor {
@@ -116,11 +117,7 @@ mod tests {
             let grads = Tensor::run_backward(&[output.square().sum(Kind::Float)], &[&input], false, false);
             (output.detach(), grads[0].shallow_clone())
         };
-        let one = run();
-        let threads = tch::get_num_threads();
-        tch::set_num_threads(2);
-        let two = run();
-        tch::set_num_threads(threads);
+        let (one, two) = with_one_and_two_threads(run);
         assert!(one == two);
     }
 

@@ -23,6 +23,7 @@ mod tests {
 
     use super::*;
     use crate::layers::gradcheck::{gradcheck, random};
+    use crate::utils::testing::with_one_and_two_threads;
 
     #[test]
     fn gradient_equals_finite_differences() {
@@ -56,11 +57,7 @@ mod tests {
     fn threads_do_not_change_the_values() {
         let logits = random(&[500, 20], 1).to_kind(Kind::Float);
         let targets = Tensor::arange(500, (Kind::Int64, tch::Device::Cpu)).remainder(21);
-        let one = sigmoid_focal_loss(&logits, &targets, 2.0, 0.25);
-        let threads = tch::get_num_threads();
-        tch::set_num_threads(2);
-        let two = sigmoid_focal_loss(&logits, &targets, 2.0, 0.25);
-        tch::set_num_threads(threads);
+        let (one, two) = with_one_and_two_threads(|| sigmoid_focal_loss(&logits, &targets, 2.0, 0.25));
         assert!(one == two);
     }
 }

@@ -1,6 +1,6 @@
 //! The solver that a configuration asks for (solver/build.py).
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::lr_scheduler::WarmupMultiStepLr;
 use super::sgd::{GroupRates, Sgd};
@@ -31,6 +31,6 @@ pub fn make_lr_scheduler(cfg: &Config, optimizer: &mut Sgd) -> Result<WarmupMult
         solver.gamma,
         solver.warmup_factor,
         solver.warmup_iters,
-        solver.warmup_method.parse()?,
+        solver.warmup_method.parse().context("SOLVER.WARMUP_METHOD")?,
     )
 }

@@ -22,7 +22,7 @@ impl FromStr for WarmupMethod {
         match name {
             "constant" => Ok(Self::Constant),
             "linear" => Ok(Self::Linear),
-            _ => bail!("SOLVER.WARMUP_METHOD {name:?}: only 'constant' or 'linear' is accepted"),
+            _ => bail!("only 'constant' or 'linear' is accepted as the method of the warm-up, not {name:?}"),
         }
     }
 }
@@ -161,7 +161,11 @@ impl WarmupMultiStepLr {
             gamma: float("gamma")?,
             warmup_factor: float("warmup_factor")?,
             warmup_iters: int("warmup_iters")?,
-            warmup_method: field("warmup_method")?.as_str().with_context(|| wrong("warmup_method"))?.parse()?,
+            warmup_method: field("warmup_method")?
+                .as_str()
+                .with_context(|| wrong("warmup_method"))?
+                .parse()
+                .with_context(|| wrong("warmup_method"))?,
             base_lrs,
             last_epoch: int("last_epoch")?,
         };

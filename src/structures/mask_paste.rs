@@ -2,6 +2,7 @@
 
 use anyhow::{ensure, Result};
 use rayon::prelude::*;
+use tch::kind::Element;
 use tch::{Device, Kind, Tensor};
 
 use super::bounding_box::{BoxList, Mode};
@@ -9,13 +10,13 @@ use super::rle::Rle;
 
 type Corners = [f32; 4];
 
-/// The part of an image that a pasted mask covers: columns `x..x + width`, rows `y..y + height`, and whether each
-/// pixel is set, column by column.
-struct Region {
+/// The part of an image that a pasted mask covers: columns `x..x + width`, rows `y..y + height`, and its pixels, column
+/// by column.
+struct Region<T> {
     x: usize,
     y: usize,
     height: usize,
-    columns: Vec<bool>,
+    columns: Vec<T>,
 }
 
 /// For every output position of one axis: the two input positions it lies between, and the weight of the second.
@@ -38,24 +39,48 @@ fn expanded_box(r#box: [f32; 4], scale: f32) -> [i64; 4] {
     [x - half_width, y - half_height, x + half_width, y + half_height].map(|c| i64::from(c as i32))
 }
 
-fn region(
+/// The pixels of the image that are set, for one mask.
+fn mask_region(
     mask: &[f32],
     side: usize,
     r#box: [f32; 4],
     image_hw: (i64, i64),
     threshold: f64,
     padding: i64,
-) -> Result<Region> {
+) -> Result<Region<bool>> {
     ensure!(padding > 0, "pasting needs a padding of at least 1, not {padding}");
+    let [_, _, x2, y2] = expanded_box(r#box, padding_scale(side, padding));
+    ensure!(x2 >= -1 && y2 >= -1, "box {:?} lies outside the image, on its left or above it", r#box);
+    let limit = threshold as f32;
+    Ok(if threshold >= 0.0 {
+        region(mask, side, r#box, image_hw, padding, |v| v > limit)
+    } else {
+        region(mask, side, r#box, image_hw, padding, |v| v * 255.0 != 0.0)
+    })
+}
+
+/// How much padding enlarges a mask.
+fn padding_scale(side: usize, padding: i64) -> f32 {
+    ((side as i64 + 2 * padding) as f64 / side as f64) as f32
+}
+
+/// The mask padded with zeros and stretched over the enlarged box; `pixel` makes a pixel of a probability.
+fn region<T>(
+    mask: &[f32],
+    side: usize,
+    r#box: [f32; 4],
+    image_hw: (i64, i64),
+    padding: i64,
+    pixel: impl Fn(f32) -> T,
+) -> Region<T> {
+    let [x1, y1, x2, y2] = expanded_box(r#box, padding_scale(side, padding));
     let padding = padding as usize;
     let padded = side + 2 * padding;
-    let [x1, y1, x2, y2] = expanded_box(r#box, (padded as f64 / side as f64) as f32);
     let (width, height) = ((x2 - x1 + 1).max(1), (y2 - y1 + 1).max(1));
     let (left, right) = (x1.max(0), (x2 + 1).min(image_hw.1));
     let (top, bottom) = (y1.max(0), (y2 + 1).min(image_hw.0));
-    ensure!(right >= 0 && bottom >= 0, "box {:?} lies outside the image, on its left or above it", r#box);
     if right <= left || bottom <= top {
-        return Ok(Region { x: 0, y: 0, height: 0, columns: Vec::new() });
+        return Region { x: 0, y: 0, height: 0, columns: Vec::new() };
     }
 
     // Down the columns of the padded mask first, so that a column of the image is then one pass over two of these.
@@ -68,18 +93,25 @@ fn region(
         .flat_map(|x| rows.iter().map(move |&(a, b, weight)| at(x, a) * (1.0 - weight) + at(x, b) * weight))
         .collect();
     let height = rows.len();
-    let limit = threshold as f32;
     let mut columns = Vec::with_capacity((right - left) as usize * height);
     for (a, b, weight) in taps(padded, width, left - x1..right - x1) {
         let (first, second) = (&stretched[a * height..][..height], &stretched[b * height..][..height]);
-        let values = first.iter().zip(second).map(|(&v, &w)| v * (1.0 - weight) + w * weight);
-        if threshold >= 0.0 {
-            columns.extend(values.map(|v| v > limit));
-        } else {
-            columns.extend(values.map(|v| v * 255.0 != 0.0));
-        }
+        columns.extend(first.iter().zip(second).map(|(&v, &w)| pixel(v * (1.0 - weight) + w * weight)));
     }
-    Ok(Region { x: left as usize, y: top as usize, height, columns })
+    Region { x: left as usize, y: top as usize, height, columns }
+}
+
+impl<T: Element> Region<T> {
+    /// The whole image, zero outside of the region.
+    fn paste(&self, image_hw: (i64, i64)) -> Tensor {
+        let image = Tensor::zeros([image_hw.0, image_hw.1], (T::KIND, Device::Cpu));
+        if !self.columns.is_empty() {
+            let (height, width) = (self.height as i64, (self.columns.len() / self.height) as i64);
+            let part = Tensor::from_slice(&self.columns).view([width, height]).transpose(0, 1);
+            image.narrow(0, self.y as i64, height).narrow(1, self.x as i64, width).copy_(&part);
+        }
+        image
+    }
 }
 
 /// The mask of the whole image for one detection.
@@ -101,14 +133,20 @@ pub fn paste_mask_in_image(
     padding: i64,
 ) -> Result<Tensor> {
     let (values, side) = square(mask)?;
-    let region = region(&values, side, r#box, image_hw, threshold, padding)?;
-    let image = Tensor::zeros([image_hw.0, image_hw.1], (Kind::Bool, Device::Cpu));
-    if !region.columns.is_empty() {
-        let (height, width) = (region.height as i64, (region.columns.len() / region.height) as i64);
-        let part = Tensor::from_slice(&region.columns).view([width, height]).transpose(0, 1);
-        image.narrow(0, region.y as i64, height).narrow(1, region.x as i64, width).copy_(&part);
-    }
-    Ok(image)
+    Ok(mask_region(&values, side, r#box, image_hw, threshold, padding)?.paste(image_hw))
+}
+
+/// The probabilities of one detection in the whole image, 255 being certain: what the original's `Masker` gives for a
+/// negative threshold in the Res2Net fork (upstream turns every value into 0 or 1, which leaves heat maps blank).
+///
+/// # Shapes
+/// `mask`: `[M, M]`; `box`: corners in the image; returns `[height, width]`, uint8, on the CPU.
+///
+/// # Errors
+/// If the mask is not square.
+pub fn paste_probabilities(mask: &Tensor, r#box: [f32; 4], image_hw: (i64, i64)) -> Result<Tensor> {
+    let (values, side) = square(mask)?;
+    Ok(region(&values, side, r#box, image_hw, 1, |v| (v * 255.0) as u8).paste(image_hw))
 }
 
 fn square(mask: &Tensor) -> Result<(Vec<f32>, usize)> {
@@ -119,7 +157,7 @@ fn square(mask: &Tensor) -> Result<(Vec<f32>, usize)> {
 }
 
 /// Run lengths of an image in which only the region can be set.
-fn encode_region(region: &Region, image_hw: (i64, i64)) -> Rle {
+fn encode_region(region: &Region<bool>, image_hw: (i64, i64)) -> Rle {
     let (h, w) = (image_hw.0 as usize, image_hw.1 as usize);
     let mut counts: Vec<u32> = Vec::new();
     let mut end_of_last = 0; // position after the last set pixel
@@ -203,7 +241,7 @@ impl Masker {
         let values = Vec::<f32>::try_from(values.view(-1))?;
         let encode = |(i, &corners): (usize, &[f32; 4])| {
             let mask = &values[i * side * side..][..side * side];
-            let region = region(mask, side, corners, image_hw, self.threshold, self.padding)?;
+            let region = mask_region(mask, side, corners, image_hw, self.threshold, self.padding)?;
             Ok(encode_region(&region, image_hw))
         };
         corners.par_iter().enumerate().map(encode).collect()
@@ -238,6 +276,18 @@ mod tests {
             let expected: Vec<Rle> = (0..3).map(|i| rle::encode(&images.get(i).get(0)).unwrap()).collect();
             assert_eq!(masker.encode(&masks, &boxes).unwrap(), expected, "threshold {threshold}");
         }
+    }
+
+    #[test]
+    fn probabilities_are_pasted_at_the_box() {
+        let mask = Tensor::full([28, 28], 0.8, (Kind::Float, Device::Cpu));
+        let pasted = paste_probabilities(&mask, [10.0, 20.0, 49.0, 39.0], (60, 70)).unwrap();
+        assert_eq!((pasted.size(), pasted.kind()), (vec![60, 70], Kind::Uint8));
+        assert!((203..=204).contains(&pasted.int64_value(&[30, 30])));
+        assert_eq!((pasted.int64_value(&[10, 30]), pasted.int64_value(&[30, 60])), (0, 0));
+        let outside = paste_probabilities(&mask, [-50.0, 0.0, -20.0, 30.0], (60, 70)).unwrap();
+        assert_eq!(outside.max().int64_value(&[]), 0);
+        assert!(paste_probabilities(&mask.narrow(0, 0, 3), [0.0; 4], (60, 70)).is_err());
     }
 
     #[test]

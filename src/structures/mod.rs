@@ -19,6 +19,6 @@ pub use boxlist_ops::{boxlist_iou, boxlist_nms, boxlist_nms_in_groups, cat_boxli
 pub use field::Field;
 pub use image_list::{to_image_list, ImageList};
 pub use keypoint::{keypoints_to_heat_map, Keypoints, Skeleton, PERSON_KEYPOINTS};
-pub use mask_paste::{paste_mask_in_image, Masker};
+pub use mask_paste::{paste_mask_in_image, paste_probabilities, Masker};
 pub use segmentation_mask::{MaskMode, PolygonCrop, PolygonInstance, SegmentationMask};
 pub use transfer::to_device;

@@ -25,6 +25,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Time between two looks into the store.
 const POLL: Duration = Duration::from_millis(100);
 
+/// What rank 0 has said of its work, if anything, and its latest beat.
+type WordAndBeat = (Option<String>, Option<u64>);
+
 static JOB: Mutex<Option<Arc<Job>>> = Mutex::new(None);
 
 /// The job of several processes that this one belongs to.
@@ -226,11 +229,11 @@ pub fn main_process_works<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Re
 impl Job {
     fn wait_for_main_process(&self, key: &str) -> Result<()> {
         let mut last = (None, Instant::now());
+        let seen = self.watch_main_process(key)?;
         loop {
-            let (signs, wanted) = (self.signs.clone(), key.to_string());
-            let look = move || -> Result<_> { Ok((signs.value(&wanted)?, signs.beat(0)?)) };
             let host = self.topology.host();
-            let (word, beat) = within(SILENCE + FAREWELL, look)
+            let (word, beat) = seen
+                .recv_timeout(SILENCE + FAREWELL)
                 .with_context(|| format!("{host}, which hosts the store, does not answer"))??;
             if let Some(word) = word {
                 ensure!(word == "done", "it failed in rank 0, which says why");
@@ -241,8 +244,23 @@ impl Job {
             } else if last.1.elapsed() > SILENCE {
                 bail!("rank 0 gives no sign of life");
             }
-            std::thread::sleep(POLL);
         }
+    }
+
+    /// A thread that looks again and again at rank 0's word under this key and at its beat, until nobody listens: the
+    /// store may take long to answer, or never do so.
+    fn watch_main_process(&self, key: &str) -> Result<mpsc::Receiver<Result<WordAndBeat>>> {
+        let (signs, wanted) = (self.signs.clone(), key.to_string());
+        let (sender, seen) = mpsc::channel();
+        let look = move || -> Result<WordAndBeat> { Ok((signs.value(&wanted)?, signs.beat(0)?)) };
+        let watch = move || {
+            while sender.send(look()).is_ok() {
+                std::thread::sleep(POLL);
+            }
+        };
+        let thread = std::thread::Builder::new().name("store".into()).spawn(watch);
+        thread.context("the system gives no thread to wait for rank 0 with")?;
+        Ok(seen)
     }
 }
 

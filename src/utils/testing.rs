@@ -36,3 +36,16 @@ impl Drop for Held {
 pub(crate) fn check_is_held() {
     assert!(IS_HELD.get(), "this test draws random numbers: it has to hold utils::testing::generator()");
 }
+
+/// What `run` gives with one of libtorch's threads, and with two.
+pub(crate) fn with_one_and_two_threads<T>(run: impl Fn() -> T) -> (T, T) {
+    let _alone = generator();
+    let before = tch::get_num_threads();
+    let with = |threads| {
+        tch::set_num_threads(threads);
+        run()
+    };
+    let results = (with(1), with(2));
+    tch::set_num_threads(before);
+    results
+}

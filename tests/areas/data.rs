@@ -38,7 +38,7 @@ fn every_file_is_known() {
         "cityscapes_dataset.json",
         "cityscapes/",
     ];
-    support::all_files_known(&area, &tested, &[]);
+    support::all_files_known(&area, &tested);
 }
 
 /// A file of the golden folder. Only the subset in `tests/golden`, without what names real images, may lack it.

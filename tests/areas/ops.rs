@@ -7,7 +7,7 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::operators::Operators;
-use crate::support::{self, Report, Tensors};
+use crate::support::{self, indices, Report, Tensors};
 
 /// The cases of one operator: its parameters and tensors; `None` where the golden folder has no operators.
 pub fn cases(operator: &str) -> Option<(serde_json::Map<String, Value>, Tensors)> {
@@ -91,10 +91,6 @@ pub fn nms_by(operators: Operators) {
         }
     }
     report.finish();
-}
-
-fn indices(tensor: &Tensor) -> Vec<i64> {
-    Vec::try_from(tensor.to_kind(Kind::Int64)).expect("a list of indices")
 }
 
 /// The same values with the channels side by side in memory.
@@ -263,5 +259,5 @@ fn every_file_is_tested() {
     ];
     let files: Vec<String> = tested.iter().flat_map(|n| ["json", "safetensors"].map(|e| format!("{n}.{e}"))).collect();
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
-    support::all_files_known(&folder, &files, &[]);
+    support::all_files_known(&folder, &files);
 }

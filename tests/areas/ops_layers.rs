@@ -9,12 +9,11 @@ use maskrcnn_benchmark::layers::{
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::support::{area, generator, ints, json, numbers, Report, Tensors};
+use super::support::{area, ints, json, numbers, Report, Tensors};
 
 #[test]
 fn layers() {
     let Some(area) = area("ops") else { return };
-    let _lock = generator(); // layers draw their first values
     let facts = json(&area.join("layers.json"));
     let tensors = Tensors::read(&area.join("layers.safetensors"));
     let mut report = Report::new("ops/layers");
@@ -110,7 +109,6 @@ fn empty(case: &Value) -> Option<Tensor> {
 #[test]
 fn deformable_convolution_with_its_offsets() {
     let Some(area) = area("ops") else { return };
-    let _lock = generator(); // layers draw their first values
     let facts = json(&area.join("deform_conv.json"));
     let tensors = Tensors::read(&area.join("deform_conv.safetensors"));
     let mut report = Report::new("ops/deform_conv layer");

@@ -44,7 +44,7 @@ fn solver() {
         trace(&golden, &tensors, order, &mut report);
     }
     report.finish();
-    all_files_known(&area, &["solver.json", "solver.safetensors"], &[]);
+    all_files_known(&area, &["solver.json", "solver.safetensors"]);
 }
 
 fn schedules(golden: &Value, tensors: &Tensors, report: &mut Report) {

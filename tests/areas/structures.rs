@@ -28,7 +28,7 @@ fn every_file_is_tested() {
         "segmentation_polygon_fork.json",
         "segmentation_polygon_fork.safetensors",
     ];
-    support::all_files_known(&area, &tested, &[]);
+    support::all_files_known(&area, &tested);
 }
 
 /// A `[width, height]` pair.

@@ -100,6 +100,23 @@ fn launch_ends_the_others_when_one_dies() {
 }
 
 #[test]
+fn launch_ends_what_the_processes_have_started() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("pid");
+    let script = format!(
+        "if [ $RANK = 0 ]; then sleep 600 & echo $! > {file}.new; mv {file}.new {file}; wait; \
+         else while [ ! -s {file} ]; do sleep 0.05; done; exit 7; fi",
+        file = file.display()
+    );
+    let child = shells(&[], &script).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("launch");
+    let output = ends(child);
+    assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
+    let pid = std::fs::read_to_string(&file).expect("the number of the shell's child");
+    let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "it still runs: {state}");
+}
+
+#[test]
 fn launch_starts_all_again_as_often_as_it_may() {
     let script = "echo $RANK of $WORLD_SIZE, attempt $TORCHELASTIC_RESTART_COUNT; [ $TORCHELASTIC_RESTART_COUNT = 1 ]";
     let text = succeeds(&mut shells(&["--max-restarts", "1"], script));

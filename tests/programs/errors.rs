@@ -72,6 +72,14 @@ fn keys_that_contradict_each_other_are_named_first() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_collect_env")).stdout(writer).output().expect("collect_env");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn a_job_without_ranks_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let error = fails(program("train_net", folder.path(), &[], &[]).env("WORLD_SIZE", "2"), 1);

@@ -42,7 +42,7 @@ fn the_newest_checkpoint_is_tested_unless_another_is_named() {
 
     let earlier = output.join("model_0000002.pth").display().to_string();
     let text = succeeds(&mut program("test_net", output, &["--ckpt", &earlier], &[]));
-    assert!(text.contains(&format!("Loading checkpoint from {earlier}")), "{text}");
+    assert!(text.contains(&format!("Loading checkpoint from {earlier}: --ckpt names it\n")), "{text}");
     let log = std::fs::read_to_string(output.join("log.txt")).expect("log.txt");
     assert!(!log.contains("Start evaluation"), "test_net writes no log.txt, as the original");
 }
@@ -106,5 +106,5 @@ fn proposals_alone_are_evaluated_by_recall() {
 fn a_missing_checkpoint_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let error = fails(&mut program("test_net", folder.path(), &["--ckpt", "/nowhere/model.pth"], &[]), 1);
-    assert!(error.contains("/nowhere/model.pth"), "{error}");
+    assert!(error.contains("--ckpt names /nowhere/model.pth") && !error.contains("MODEL.WEIGHT"), "{error}");
 }

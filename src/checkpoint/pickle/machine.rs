@@ -11,9 +11,11 @@ use super::node::{Id, Node, Pickled};
 use super::opcodes as op;
 use super::text;
 
-/// A pickle may make this many nodes (of 48 bytes); real checkpoints stay far below.
+/// A pickle may make this many nodes; real checkpoints stay far below.
 const MAX_NODES: usize = 1 << 24;
-/// Room for marks, stack and memo is bounded by the same number.
+/// A node is no larger than this, so that all of them together have at most 1.25 GiB beside what they point to.
+const _: () = assert!(size_of::<Node>() <= 80);
+/// Marks, stack and memo each have at most as many entries.
 const MAX_STACK: usize = 1 << 24;
 
 const NONE: Id = 0;
@@ -349,6 +351,7 @@ impl<'a> Machine<'a> {
 
     fn remember(&mut self, index: u32) -> Result<()> {
         let top = self.top()?;
+        ensure!(self.memo.len() < MAX_STACK, "the memo of the pickle has more than {MAX_STACK} entries");
         self.memo.insert(index, top);
         Ok(())
     }

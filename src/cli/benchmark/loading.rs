@@ -9,6 +9,7 @@ use serde_json::json;
 use super::report::median;
 use super::{Args, Registries};
 use crate::checkpoint::{write_file, DetectronCheckpointer, Dict, ModelState, Value};
+use crate::cli::output::say;
 use crate::config::Config;
 use crate::engine::device::parse_device;
 use crate::layers::Parameters;
@@ -51,14 +52,14 @@ pub(super) fn loading(args: &Args, cfg: &Config, registries: &Registries) -> Res
     let file_mb = std::fs::metadata(&file.path)?.len() as f64 / MB;
     let (model_mb, largest_mb) = (tensors.iter().sum::<f64>(), tensors.iter().copied().fold(0.0, f64::max));
     let beside_mib = (!beside.is_empty()).then(|| beside.iter().copied().fold(0.0, f64::max));
-    println!("{}: {file_mb:.1} MB into a model of {model_mb:.1} MB", file.path.display());
-    println!("{} tensors, the largest {largest_mb:.1} MB", tensors.len());
+    say!("{}: {file_mb:.1} MB into a model of {model_mb:.1} MB", file.path.display());
+    say!("{} tensors, the largest {largest_mb:.1} MB", tensors.len());
     let (least, most) = seconds.iter().fold((f64::MAX, 0f64), |(a, b), &s| (a.min(s), b.max(s)));
     let load = median(&seconds);
-    println!("loading: {load:.3} s (median of {}; {least:.3} to {most:.3})", seconds.len());
+    say!("loading: {load:.3} s (median of {}; {least:.3} to {most:.3})", seconds.len());
     match beside_mib {
-        Some(mib) => println!("memory beside the model, at the peak of any run: {mib:.1} MiB"),
-        None => println!("memory: not known on this system"),
+        Some(mib) => say!("memory beside the model, at the peak of any run: {mib:.1} MiB"),
+        None => say!("memory: not known on this system"),
     }
     let Some(path) = &args.json else { return Ok(()) };
     let report = json!({

@@ -10,6 +10,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::engine::device::synchronize;
 
+use crate::cli::output::say;
+
 /// Seconds of each phase, in the order in which they first came.
 pub(super) struct Phases {
     device: Device,
@@ -78,30 +80,30 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn print(&self) {
         let weights = self.weights.as_deref().map_or("random weights".into(), Path::to_string_lossy);
-        println!("{weights}, {} threads, median of {} runs", tch::get_num_threads(), self.seconds.len());
+        say!("{weights}, {} threads, median of {} runs", tch::get_num_threads(), self.seconds.len());
         for (name, seconds) in &self.phases {
-            println!("{name:<20} {:9.1} ms", seconds * 1e3);
+            say!("{name:<20} {:9.1} ms", seconds * 1e3);
         }
         let rate = |seconds: f64| self.batch as f64 / seconds;
         let seconds = median(&self.seconds);
         let total: f64 = self.phases.iter().map(|(_, seconds)| seconds).sum();
         let what = if self.training { "training step" } else { "network" };
-        println!("{what:<20} {:9.1} ms: {:.2} images/s", seconds * 1e3, rate(seconds));
-        println!("{:<20} {:9.1} ms: {:.2} images/s", "everything", total * 1e3, rate(total));
+        say!("{what:<20} {:9.1} ms: {:.2} images/s", seconds * 1e3, rate(seconds));
+        say!("{:<20} {:9.1} ms: {:.2} images/s", "everything", total * 1e3, rate(total));
         if let Some(detections) = self.detections {
-            println!("{:<20} {detections:9}", "detections");
+            say!("{:<20} {detections:9}", "detections");
         }
         if let Some(peak) = self.peak_memory_mib {
-            println!("{:<20} {peak:9.0} MiB", "peak memory");
+            say!("{:<20} {peak:9.0} MiB", "peak memory");
         }
         if let Some(waits) = self.waits {
-            println!("{:<20} {waits:9}", "waits for the GPU");
+            say!("{:<20} {waits:9}", "waits for the GPU");
         }
         if let Some(flop) = self.flop {
             let gflop = flop as f64 / 1e9;
-            println!("{:<20} {gflop:9.1} GFLOP: {:.1} GFLOP/s", "convolutions, linear", gflop / seconds);
+            say!("{:<20} {gflop:9.1} GFLOP: {:.1} GFLOP/s", "convolutions, linear", gflop / seconds);
         }
-        println!("{:<20} {:9.1} GFLOP/s", "matrix product", self.matrix_product / 1e9);
+        say!("{:<20} {:9.1} GFLOP/s", "matrix product", self.matrix_product / 1e9);
     }
 
     pub(super) fn json(&self) -> serde_json::Value {

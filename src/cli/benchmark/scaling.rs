@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::report::{median, Phases};
 use super::Args;
+use crate::cli::output::say;
 use crate::cli::setup::loader_options;
 use crate::cli::Registries;
 use crate::config::Config;
@@ -161,18 +162,18 @@ impl Report {
     fn print(&self) {
         let (processes, threads) = (comm::get_world_size(), tch::get_num_threads());
         let (images, steps) = (self.images, self.whole.len());
-        println!("{processes} processes, {threads} threads and {images} images each, medians of {steps} steps");
+        say!("{processes} processes, {threads} threads and {images} images each, medians of {steps} steps");
         for (name, seconds) in &self.phases {
-            println!("{name:<24} {:9.1} ms", seconds * 1e3);
+            say!("{name:<24} {:9.1} ms", seconds * 1e3);
         }
         let step = median(&self.whole);
-        println!("{:<24} {:9.1} ms: {:.3} images/s", "step, averaging", step * 1e3, self.throughput());
-        println!("{:<24} {:9.2} MB", "gradients", self.gradients as f64 / 1e6);
+        say!("{:<24} {:9.1} ms: {:.3} images/s", "step, averaging", step * 1e3, self.throughput());
+        say!("{:<24} {:9.2} MB", "gradients", self.gradients as f64 / 1e6);
         let Some(hidden) = self.hidden() else { return };
-        println!("{:<24} {:9.1} ms", "wait after own gradients", median(&self.waits) * 1e3);
-        println!("{:<24} {:9.0} % of the all-reduce", "hidden behind backward", hidden * 100.0);
+        say!("{:<24} {:9.1} ms", "wait after own gradients", median(&self.waits) * 1e3);
+        say!("{:<24} {:9.0} % of the all-reduce", "hidden behind backward", hidden * 100.0);
         if let Some(sent) = self.sent() {
-            println!("{:<24} {:9.2} MB by each process in a step", "sent", sent / 1e6);
+            say!("{:<24} {:9.2} MB by each process in a step", "sent", sent / 1e6);
         }
     }
 

@@ -157,7 +157,8 @@ mod tests {
         let _generator = generator();
         let bbox = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]).view([2, 4]);
         let mut list = BoxList::new(bbox, (30, 20), Mode::Xyxy).unwrap();
-        list.add_field("mask", Tensor::rand([2, 1, 4, 4], (Kind::Float, Device::Cpu)));
+        let mask = Tensor::linspace(0.0, 1.0, 2 * 4 * 4, (Kind::Float, Device::Cpu));
+        list.add_field("mask", mask.view([2, 1, 4, 4]));
         list.add_field("labels", Tensor::from_slice(&[3i64, 1]));
         let mut keypoints = Keypoints::person(Tensor::ones([2, 51], (Kind::Float, Device::Cpu)), (30, 20)).unwrap();
         keypoints.add_field("scores", Tensor::from_slice(&[0.25f32, 0.5]));

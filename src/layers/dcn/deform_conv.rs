@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::layers::gradcheck::{gradcheck, random};
     use crate::layers::Parameters;
-    use crate::utils::testing::generator;
+    use crate::utils::testing::{generator, with_one_and_two_threads};
 
     /// Offsets between pixels, where the gradient exists, some of them far outside the map.
     fn offsets(shape: &[i64], seed: u64) -> Tensor {
@@ -304,11 +304,8 @@ mod tests {
         for (got, want) in run(&ffi::channels_last(&input)).iter().zip(&plain) {
             assert!((got - want).abs().max().double_value(&[]) < 1e-4);
         }
-        let threads = tch::get_num_threads();
-        tch::set_num_threads(2);
-        let two = run(&input);
-        tch::set_num_threads(threads);
-        for (got, want) in two.iter().zip(&plain) {
+        let (one, two) = with_one_and_two_threads(|| run(&input));
+        for (got, want) in two.iter().zip(&one) {
             assert!((got - want).abs().max().double_value(&[]) < 1e-4);
         }
     }

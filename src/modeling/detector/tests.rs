@@ -78,6 +78,7 @@ pub(crate) fn config(parts: &[&str]) -> Config {
     Config::load(None, &words.collect::<Vec<_>>()).expect("a valid configuration")
 }
 
+/// The model with the same weights in every run.
 pub(crate) fn model(cfg: &Config) -> (GeneralizedRcnn, Parameters) {
     let _generator = generator();
     let parameters = Parameters::new(Device::Cpu);

@@ -284,6 +284,16 @@ impl SegmentationMask {
         Ok(self.masks()?.squeeze_dim(0))
     }
 
+    /// The mask of every instance as run lengths; in parallel.
+    ///
+    /// # Errors
+    /// As [`get_mask_tensor`](Self::get_mask_tensor), or more pixels than 32 bits count.
+    pub fn encode(&self) -> Result<Vec<Rle>> {
+        let masks = self.masks()?;
+        let masks: Vec<Tensor> = (0..masks.size()[0]).map(|i| masks.get(i)).collect();
+        masks.into_par_iter().map(|mask| rle::encode(&mask)).collect()
+    }
+
     /// The masks as pixels, `[N, H, W]`.
     fn masks(&self) -> Result<Tensor> {
         let instances = match &self.instances {

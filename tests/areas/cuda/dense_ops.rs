@@ -1,14 +1,14 @@
 //! Focal loss, box matching and the deformable operators on the GPU: the golden cases, and the CPU kernels on seeded random
 //! inputs in every type. The functions that are given [`Operators`] serve the emulated code as well.
 
-use maskrcnn_benchmark::ffi::{DeformRoiPoolGeometry, Generator};
+use maskrcnn_benchmark::ffi::DeformRoiPoolGeometry;
 use maskrcnn_benchmark::layers::dcn::DeformConvGeometry;
 use tch::{Device, Kind, Tensor};
 
 use super::operators;
 use crate::operators::Operators;
 use crate::ops::{self, channels_last, gradients, leaf};
-use crate::support::Report;
+use crate::support::{random, Report};
 
 const KINDS: [Kind; 3] = [Kind::Float, Kind::Half, Kind::BFloat16];
 
@@ -22,12 +22,6 @@ fn golden_sigmoid_focal_loss() {
 fn golden_deform_conv() {
     let Some(operators) = operators() else { return };
     ops::deform_conv_by(operators);
-}
-
-/// Numbers between -1 and 1, the same for the same seed.
-fn random(shape: &[i64], seed: u64) -> Tensor {
-    let numbers = Generator::new(seed).and_then(|mut g| g.rand(shape.iter().product())).expect("random numbers");
-    (Tensor::from_slice(&numbers).to_kind(Kind::Double).view(shape) * 2.0 - 1.0).to_kind(Kind::Float)
 }
 
 /// How the values of an operator's inputs lie in memory.

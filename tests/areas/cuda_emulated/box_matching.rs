@@ -5,8 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::library::{function, in_each_order, STREAM};
 use super::memory::Buffer;
-use super::random;
-use crate::support::{self, Report, Tensors};
+use crate::support::{self, random, Report, Tensors};
 
 type MatchByIou = unsafe extern "C" fn(
     *const f32,

@@ -6,9 +6,9 @@ use tch::{Kind, Tensor};
 
 use super::library::{function, in_each_order, STREAM};
 use super::memory::{optional, Buffer};
-use super::{close_to_cpu, random, rounded, scalar_type, KINDS};
+use super::{close_to_cpu, rounded, scalar_type, KINDS};
 use crate::ops::{cases, gradients, leaf, pair};
-use crate::support::Report;
+use crate::support::{random, Report};
 
 /// `mrb_cuda_deform_conv_shape` of deform_conv_cuda.h.
 #[repr(C)]

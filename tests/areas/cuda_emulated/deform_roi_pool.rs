@@ -5,9 +5,9 @@ use tch::{Kind, Tensor};
 
 use super::library::{function, in_each_order, STREAM};
 use super::memory::{optional, Buffer};
-use super::{close_to_cpu, random, regions, rounded, scalar_type, KINDS};
+use super::{close_to_cpu, regions, rounded, scalar_type, KINDS};
 use crate::ops::{gradients, leaf};
-use crate::support::Report;
+use crate::support::{random, Report};
 
 /// `mrb_cuda_deform_roi_pool_shape` of deform_roi_pool_cuda.h.
 #[repr(C)]

@@ -5,9 +5,9 @@ use tch::{Kind, Tensor};
 
 use super::library::{function, in_each_order, STREAM};
 use super::memory::Buffer;
-use super::{close_to_cpu, random, rounded, scalar_type, KINDS};
+use super::{close_to_cpu, rounded, scalar_type, KINDS};
 use crate::ops::{cases, gradients, leaf};
-use crate::support::{number, Report};
+use crate::support::{number, random, Report};
 
 type Forward =
     unsafe extern "C" fn(*const c_void, *const i32, i64, i64, f32, f32, c_int, *mut c_void, *mut c_void) -> c_int;

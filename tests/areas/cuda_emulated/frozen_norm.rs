@@ -5,9 +5,9 @@ use tch::Tensor;
 
 use super::library::{function, in_each_order, STREAM};
 use super::memory::Buffer;
-use super::{close_to_cpu, random, rounded, scalar_type, KINDS};
+use super::{close_to_cpu, rounded, scalar_type, KINDS};
 use crate::ops::{gradients, leaf};
-use crate::support::Report;
+use crate::support::{random, Report};
 
 /// `mrb_cuda_map_rows` of csrc/ops/frozen_norm/frozen_norm_cuda.h.
 #[repr(C)]

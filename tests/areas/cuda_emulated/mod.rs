@@ -20,10 +20,9 @@ pub mod operators;
 mod roi_pooling;
 mod wrappers;
 
-use maskrcnn_benchmark::ffi::Generator;
 use tch::{Kind, Tensor};
 
-use crate::support::Report;
+use crate::support::{random, Report};
 
 /// The types of the kernels.
 const KINDS: [Kind; 3] = [Kind::Float, Kind::Half, Kind::BFloat16];
@@ -36,12 +35,6 @@ fn scalar_type(kind: Kind) -> i32 {
         Kind::BFloat16 => 2,
         other => panic!("no kernel for {other:?}"),
     }
-}
-
-/// Numbers between -1 and 1, the same for the same seed.
-fn random(shape: &[i64], seed: u64) -> Tensor {
-    let numbers = Generator::new(seed).and_then(|mut g| g.rand(shape.iter().product())).expect("random numbers");
-    (Tensor::from_slice(&numbers).to_kind(Kind::Double).view(shape) * 2.0 - 1.0).to_kind(Kind::Float)
 }
 
 /// The nearest values that `kind` has, as float32: what a kernel of that type is given.

@@ -5,9 +5,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::library::{function, in_each_order, STREAM};
 use super::memory::{optional, Buffer};
-use super::random;
 use crate::ops::cases;
-use crate::support::Report;
+use crate::support::{indices, random, Report};
 
 type Mask = unsafe extern "C" fn(*const f32, *const i64, *mut u64, i64, f32, bool, *mut c_void) -> c_int;
 type Select = unsafe extern "C" fn(*const u64, *const i64, *const i64, *mut bool, i64, i64, *mut c_void) -> c_int;
@@ -39,10 +38,6 @@ fn kept(boxes: &Tensor, scores: &Tensor, groups: Option<(&Tensor, i64)>, thresho
     };
     assert_eq!(statuses, (0, 0), "launches");
     Some(indices(&keep.tensor().nonzero().squeeze_dim(1)))
-}
-
-fn indices(tensor: &Tensor) -> Vec<i64> {
-    Vec::try_from(tensor.to_kind(Kind::Int64)).expect("a list of indices")
 }
 
 #[test]

@@ -7,9 +7,9 @@ use tch::{Kind, Tensor};
 
 use super::library::{function, in_each_order, STREAM};
 use super::memory::Buffer;
-use super::{close_to_cpu, random, regions, rounded, scalar_type, KINDS};
+use super::{close_to_cpu, regions, rounded, scalar_type, KINDS};
 use crate::ops::{cases, gradients, leaf, pair};
-use crate::support::{number, Report};
+use crate::support::{number, random, Report};
 
 /// `mrb_cuda_roi_sizes` of ops/common/roi_sizes.h.
 #[repr(C)]

@@ -2,9 +2,9 @@
 
 use tch::Kind;
 
-use super::datasets::{check_boxes, list};
+use super::datasets::check_boxes;
 use super::golden;
-use crate::support::{ints, json, Report};
+use crate::support::{ints, json, list, Report};
 use maskrcnn_benchmark::data::datasets::{CityScapesDataset, CityScapesMode, Dataset, ImageId, PascalVOCDataset};
 
 #[test]

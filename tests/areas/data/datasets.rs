@@ -4,14 +4,10 @@ use serde_json::{json as literal, Value};
 use tch::Tensor;
 
 use super::golden;
-use crate::support::{self, ints, json, numbers, Report};
+use crate::support::{self, ints, json, list, numbers, Report};
 use maskrcnn_benchmark::data::build::quantize;
 use maskrcnn_benchmark::data::datasets::{has_valid_annotation, Annotation, COCODataset, Dataset};
 use maskrcnn_benchmark::structures::BoxList;
-
-pub fn list<'a>(value: &'a Value, name: &str) -> &'a Vec<Value> {
-    value[name].as_array().unwrap_or_else(|| panic!("no list {name}"))
-}
 
 pub fn check_boxes(report: &mut Report, case: &str, got: &BoxList, want: &Value) {
     let boxes: Vec<f64> = list(want, "boxes_xyxy").iter().flat_map(numbers).collect();

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 use super::{golden, pixels_differ};
-use crate::support::{self, ints, json, number, numbers, Report, Tensors};
+use crate::support::{self, ints, json, list, number, numbers, Report, Tensors};
 use maskrcnn_benchmark::config::Config;
 use maskrcnn_benchmark::data::random::{PythonRandom, TorchGenerator};
 use maskrcnn_benchmark::data::transforms::{
@@ -16,10 +16,6 @@ use maskrcnn_benchmark::structures::{BoxList, Flip, Keypoints, Mode, Segmentatio
 /// Pixels on the scale of 255.
 const PIXELS: f64 = 1e-4;
 const COORDINATES: f64 = 1e-4;
-
-fn list<'a>(value: &'a Value, name: &str) -> &'a Vec<Value> {
-    value[name].as_array().unwrap_or_else(|| panic!("no list {name}"))
-}
 
 fn rng(python: u64, torch: u64) -> TransformRng {
     TransformRng { python: PythonRandom::new(python), torch: TorchGenerator::new(torch) }

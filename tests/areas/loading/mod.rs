@@ -123,7 +123,7 @@ fn names_and_values() {
         })
         .chain(["resume/", "c2_c4.yaml", "c2_dcn.yaml", "c2_fpn.yaml", "c2_gn.yaml", "res2net.yaml"].map(String::from))
         .collect();
-    all_files_known(&folder, &tested.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    all_files_known(&folder, &tested.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
 const COMPARE: &str = r#"

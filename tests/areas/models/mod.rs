@@ -10,5 +10,5 @@ pub mod tiny;
 fn every_file_is_known() {
     let Some(area) = support::area("models") else { return };
     // `loading/` is compared in the area `loading`.
-    support::all_files_known(&area, &["state_dicts/", "tiny/", "loading/", "rng.json"], &[]);
+    support::all_files_known(&area, &["state_dicts/", "tiny/", "loading/", "rng.json"]);
 }

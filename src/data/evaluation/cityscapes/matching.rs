@@ -2,7 +2,7 @@
 
 use anyhow::{ensure, Context, Result};
 use rayon::prelude::*;
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 use crate::data::datasets::Dataset;
 use crate::structures::rle::{self, Rle};
@@ -156,13 +156,9 @@ fn ground_truth_masks(truth: &BoxList) -> Result<Option<Vec<CroppedMask>>> {
     if !truth.has_field("masks") || truth.is_empty() {
         return Ok(None);
     }
-    let masks = truth.masks()?.get_mask_tensor()?;
-    let masks = if masks.dim() == 2 { masks.unsqueeze(0) } else { masks };
-    let number = masks.size()[0];
-    ensure!(number as usize == truth.len(), "{number} masks for {truth}");
-    let masks: Vec<Tensor> = (0..number).map(|i| masks.get(i)).collect();
-    let crop = |mask: Tensor| Ok(CroppedMask::new(&rle::encode(&mask)?));
-    masks.into_par_iter().map(crop).collect::<Result<_>>().map(Some)
+    let encoded = truth.masks()?.encode()?;
+    ensure!(encoded.len() == truth.len(), "{} masks for {truth}", encoded.len());
+    Ok(Some(encoded.par_iter().map(CroppedMask::new).collect()))
 }
 
 fn predicted_masks(prediction: &BoxList) -> Result<Option<Vec<CroppedMask>>> {
@@ -206,6 +202,8 @@ fn instances(
 
 #[cfg(test)]
 mod tests {
+    use tch::Tensor;
+
     use super::*;
 
     #[test]

@@ -8,7 +8,6 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{bail, ensure, Context, Result};
 use hotcoco::types::{Annotation, Category, Image, Segmentation};
 use hotcoco::COCO;
-use rayon::prelude::*;
 use tch::Tensor;
 
 use super::annotation_file;
@@ -221,23 +220,10 @@ fn instances(target: &BoxList, image_id: u64, categories: &[(u64, String)]) -> R
     let bbox = Vec::<f32>::try_from(boxes.bbox().contiguous().view(-1))?;
     let areas = Vec::<f32>::try_from(target.area())?;
     let labels = Vec::<i64>::try_from(target.tensor_field("labels")?)?;
-    let masks = match target.has_field("masks") {
-        false => None,
-        true => {
-            let masks = target.masks()?.get_mask_tensor()?;
-            Some(if masks.dim() == 2 { masks.unsqueeze(0) } else { masks })
-        }
-    };
-    if let Some(masks) = &masks {
-        ensure!(masks.size()[0] as usize == labels.len(), "{} masks for {} boxes", masks.size()[0], labels.len());
+    let encoded = target.has_field("masks").then(|| target.masks()?.encode()).transpose()?;
+    if let Some(masks) = &encoded {
+        ensure!(masks.len() == labels.len(), "{} masks for {} boxes", masks.len(), labels.len());
     }
-    let encoded: Option<Vec<rle::Rle>> = match masks {
-        Some(masks) => {
-            let list: Vec<Tensor> = (0..masks.size()[0]).map(|i| masks.get(i)).collect();
-            Some(list.into_par_iter().map(|mask| rle::encode(&mask)).collect::<Result<_>>()?)
-        }
-        None => None,
-    };
     let annotation = |i: usize| {
         let position = usize::try_from(labels[i] - 1).ok();
         let category = position.and_then(|p| categories.get(p));

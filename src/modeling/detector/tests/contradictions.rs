@@ -127,7 +127,8 @@ fn numbers_out_of_range_are_named() {
     ] {
         assert_refused(&[FPN, FPN_MASK, FPN_KEYPOINT, &format!("{key} {value}")], &[&format!("{key} is"), allowed]);
     }
-    for (key, value) in [("PRE_NMS_TOP_N", "-1"), ("NUM_CONVS", "-1"), ("SCALES_PER_OCTAVE", "0"), ("ASPECT_RATIOS", "()")]
+    for (key, value) in
+        [("PRE_NMS_TOP_N", "-1"), ("NUM_CONVS", "-1"), ("SCALES_PER_OCTAVE", "0"), ("ASPECT_RATIOS", "()")]
     {
         let key = format!("MODEL.RETINANET.{key}");
         assert_refused(&[RETINANET, &format!("{key} {value}")], &[&format!("{key} is")]);

@@ -64,5 +64,7 @@ fn build_fpn(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Result<Rc<dy
 
 /// Adds the built-in mask feature extractors.
 pub fn register(registries: &mut ModelRegistries) {
-    registries.mask_feature_extractors.built_in([("ResNet50Conv5ROIFeatureExtractor", build_conv5), ("MaskRCNNFPNFeatureExtractor", build_fpn)]);
+    registries
+        .mask_feature_extractors
+        .built_in([("ResNet50Conv5ROIFeatureExtractor", build_conv5), ("MaskRCNNFPNFeatureExtractor", build_fpn)]);
 }

@@ -60,5 +60,7 @@ fn logits(cfg: &Config, path: &ParamPath, in_channels: i64) -> Conv2d {
 
 /// Adds the built-in mask predictors.
 pub fn register(registries: &mut ModelRegistries) {
-    registries.mask_predictors.built_in([("MaskRCNNC4Predictor", build_c4), ("MaskRCNNConv1x1Predictor", build_conv1x1)]);
+    registries
+        .mask_predictors
+        .built_in([("MaskRCNNC4Predictor", build_c4), ("MaskRCNNConv1x1Predictor", build_conv1x1)]);
 }
