@@ -47,6 +47,8 @@ pub struct DetectronCheckpointer {
     parameters: Parameters,
     save_dir: Option<PathBuf>,
     strict: bool,
+    /// `PATHS_CATALOG`, where names of `catalog://` are looked up.
+    paths_catalog: String,
     conv_body: String,
     stage_with_dcn: Vec<bool>,
     /// The key or option that names the weights to start from, for messages.
@@ -60,6 +62,7 @@ impl DetectronCheckpointer {
             parameters: parameters.clone(),
             save_dir: save_dir.map(Path::to_path_buf),
             strict: false,
+            paths_catalog: cfg.paths_catalog.clone(),
             conv_body: cfg.model.backbone.conv_body.clone(),
             stage_with_dcn: cfg.model.resnets.stage_with_dcn.to_vec(),
             weight_option: "MODEL.WEIGHT",
@@ -214,7 +217,8 @@ impl DetectronCheckpointer {
     fn find(&self, weight: &str) -> Result<PathBuf> {
         let mut weight = weight.to_string();
         if let Some(name) = weight.strip_prefix("catalog://") {
-            let url = ModelCatalog::get(name).with_context(|| format!("{} {weight}", self.weight_option))?;
+            let url = ModelCatalog::find(&self.paths_catalog, name);
+            let url = url.with_context(|| format!("{} {weight}", self.weight_option))?;
             log::info!("{weight} points to {url}");
             weight = url;
         }

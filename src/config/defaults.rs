@@ -14,7 +14,7 @@ pub use model::*;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct Config {
-    /// Log what mixed precision does.
+    /// Apex's verbosity; without effect here.
     pub amp_verbose: bool,
     /// How data are loaded.
     pub dataloader: DataLoaderConfig,

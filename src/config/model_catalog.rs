@@ -1,7 +1,12 @@
 //! The original's `ModelCatalog`: what `catalog://NAME` in `MODEL.WEIGHT` stands for. The models pretrained on ImageNet
 //! by the authors of Res2Net and by torchvision, which the Res2Net fork's configurations start from, are added to it.
 
-use anyhow::{anyhow, Result};
+use std::path::Path;
+
+use anyhow::{anyhow, bail, Context, Result};
+
+use super::paths_catalog::{python_assignment, BUILT_IN};
+use super::{yaml, Value};
 
 use super::registry::closest_name;
 
@@ -42,6 +47,8 @@ const DETECTRON_MODELS: [(&str, &str); 10] = [
 
 const IMAGENET: &str = "ImageNetPretrained/";
 const DETECTRON: &str = "Caffe2Detectron/COCO/";
+const DETECTRON_SUFFIX: &str =
+    "output/train/{}coco_2014_train%3A{}coco_2014_valminusminival/generalized_rcnn/model_final.pkl";
 
 /// Addresses of pretrained weights by name.
 pub struct ModelCatalog;
@@ -69,6 +76,28 @@ impl ModelCatalog {
         })
     }
 
+    /// The address of `name` in the catalog that `PATHS_CATALOG` names, else as [`get`](Self::get). In a
+    /// `paths_catalog.py` of the original's form the literals of its `ModelCatalog` are read, in a YAML file the key
+    /// `MODELS`.
+    ///
+    /// # Errors
+    /// If neither has such a model, or the file cannot be read or has no literals.
+    pub fn find(paths_catalog: &str, name: &str) -> Result<String> {
+        if paths_catalog == BUILT_IN {
+            return Self::get(name);
+        }
+        let read = || {
+            let text = std::fs::read_to_string(paths_catalog)?;
+            match Path::new(paths_catalog).extension().and_then(|e| e.to_str()) {
+                Some("py") => in_python(&text, name),
+                Some("yaml" | "yml") => in_yaml(&text, name),
+                _ => bail!("expected a .py, .yaml or .yml file"),
+            }
+        };
+        let own = read().with_context(|| format!("cannot read the models of {paths_catalog} (PATHS_CATALOG)"))?;
+        own.map_or_else(|| Self::get(name), Ok)
+    }
+
     /// All names of the catalog.
     pub fn names() -> impl Iterator<Item = String> {
         let imagenet = IMAGENET_MODELS.iter().map(|(name, ..)| format!("{IMAGENET}{name}"));
@@ -78,11 +107,53 @@ impl ModelCatalog {
 
 /// `<server>/<model id>/12_2017_baselines/<model name>.yaml.<signature>/<suffix>`
 fn detectron_url(model: &str, signature: &str) -> Option<String> {
+    baseline_url(DETECTRON_URL, model, signature, DETECTRON_SUFFIX)
+}
+
+/// As [`detectron_url`]; the data set's kind (`keypoints_` or nothing) takes the place of each `{}` in `suffix`.
+fn baseline_url(server: &str, model: &str, signature: &str, suffix: &str) -> Option<String> {
     let (id, name) = model.split_once('/')?;
     let tag = if name.contains("keypoint") { "keypoints_" } else { "" };
-    let data = format!("{tag}coco_2014_train%3A{tag}coco_2014_valminusminival");
-    let suffix = format!("output/train/{data}/generalized_rcnn/model_final.pkl");
-    Some(format!("{DETECTRON_URL}/{id}/12_2017_baselines/{name}.yaml.{signature}/{suffix}"))
+    Some(format!("{server}/{id}/12_2017_baselines/{name}.yaml.{signature}/{}", suffix.replace("{}", tag)))
+}
+
+/// The address that the `ModelCatalog` of a `paths_catalog.py` gives a name.
+fn in_python(text: &str, name: &str) -> Result<Option<String>> {
+    let string = |key: &str, usual: &str| match python_assignment(text, key)? {
+        None => Ok(usual.to_owned()),
+        Some(Value::Str(text)) => Ok(text),
+        Some(other) => bail!("{key} should be text, found {other}"),
+    };
+    let server = string("S3_C2_DETECTRON_URL", DETECTRON_URL)?;
+    if let Some(model) = name.strip_prefix(IMAGENET) {
+        let path = entry("C2_IMAGENET_MODELS", python_assignment(text, "C2_IMAGENET_MODELS")?, model)?;
+        return Ok(path.map(|path| format!("{server}/{path}")));
+    }
+    let Some(model) = name.strip_prefix(DETECTRON) else { return Ok(None) };
+    let suffix = string("C2_DETECTRON_SUFFIX", DETECTRON_SUFFIX)?;
+    let signature = entry("C2_DETECTRON_MODELS", python_assignment(text, "C2_DETECTRON_MODELS")?, model)?;
+    Ok(signature.and_then(|signature| baseline_url(&server, model, &signature, &suffix)))
+}
+
+/// The address that a YAML catalog gives a name.
+fn in_yaml(text: &str, name: &str) -> Result<Option<String>> {
+    let Value::Dict(pairs) = yaml::load(text)? else { return Ok(None) };
+    let models = pairs.into_iter().find(|(key, _)| key.as_str() == Some("MODELS"));
+    entry("MODELS", models.map(|(_, models)| models), name)
+}
+
+/// The text that the dict `key` has for `name`.
+fn entry(key: &str, dict: Option<Value>, name: &str) -> Result<Option<String>> {
+    let pairs = match dict {
+        None => return Ok(None),
+        Some(Value::Dict(pairs)) => pairs,
+        Some(other) => bail!("{key} should be a dict, found {other}"),
+    };
+    match pairs.into_iter().find(|(known, _)| known.as_str() == Some(name)) {
+        None => Ok(None),
+        Some((_, Value::Str(text))) => Ok(Some(text)),
+        Some((_, other)) => bail!("{key}: {name} should be text, found {other}"),
+    }
 }
 
 #[cfg(test)]
@@ -104,6 +175,41 @@ mod tests {
         for name in ModelCatalog::names() {
             assert!(ModelCatalog::get(&name).expect("every name has an address").starts_with("https://"));
         }
+    }
+
+    #[test]
+    fn a_users_catalog_comes_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path.display().to_string()
+        };
+        let python = write(
+            "paths_catalog.py",
+            "class ModelCatalog(object):\n    S3_C2_DETECTRON_URL = \"https://mirror.example/detectron\"\n    \
+             C2_IMAGENET_MODELS = {\n        \"MSRA/R-50\": \"ours/R-50.pkl\",\n    }\n    C2_DETECTRON_MODELS = {\n        \
+             \"1/e2e_keypoint_x\": \"01.abc\",\n    }\n",
+        );
+        let find = |name: &str| ModelCatalog::find(&python, name);
+        assert_eq!(
+            find("ImageNetPretrained/MSRA/R-50").expect("own"),
+            "https://mirror.example/detectron/ours/R-50.pkl"
+        );
+        assert_eq!(
+            find("Caffe2Detectron/COCO/1/e2e_keypoint_x").expect("own"),
+            "https://mirror.example/detectron/1/12_2017_baselines/e2e_keypoint_x.yaml.01.abc/output/train/\
+             keypoints_coco_2014_train%3Akeypoints_coco_2014_valminusminival/generalized_rcnn/model_final.pkl"
+        );
+        let built_in = ModelCatalog::get("ImageNetPretrained/MSRA/R-101").expect("built in");
+        assert_eq!(find("ImageNetPretrained/MSRA/R-101").expect("built in"), built_in);
+        assert!(find("ImageNetPretrained/none").is_err());
+        let yaml = write("catalog.yaml", "DATASETS: {}\nMODELS:\n  ours/best: https://mirror.example/best.pth\n");
+        assert_eq!(ModelCatalog::find(&yaml, "ours/best").expect("own"), "https://mirror.example/best.pth");
+        assert!(crate::config::paths_catalog::DatasetCatalog::load(&yaml).is_ok());
+        let wrong = write("wrong.py", "C2_IMAGENET_MODELS = dict(a=1)\n");
+        let error = format!("{:#}", ModelCatalog::find(&wrong, "ImageNetPretrained/a").expect_err("no literal"));
+        assert!(error.contains("wrong.py") && error.contains("C2_IMAGENET_MODELS"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! - [`BUILT_IN`]: the original's names, below `datasets/`;
 //! - a `paths_catalog.py` of the original's form. It is not executed: only the literals assigned to `DATA_DIR` and
 //!   `DATASETS` are read;
-//! - a YAML file of the same shape:
+//! - a YAML file of the same shape (`MODELS`, names of `catalog://` with their addresses, is for
+//!   [`ModelCatalog`](super::model_catalog::ModelCatalog)):
 //!
 //!   ```yaml
 //!   DATA_DIR: datasets
@@ -127,7 +128,9 @@ impl DatasetCatalog {
             match key.as_str() {
                 Some("DATA_DIR") => data_dir = Some(value),
                 Some("DATASETS") => datasets = Some(value),
-                _ => bail!("expected the keys DATA_DIR and DATASETS, found {key}"),
+                // ModelCatalog's.
+                Some("MODELS") => {}
+                _ => bail!("expected the keys DATA_DIR, DATASETS and MODELS, found {key}"),
             }
         }
         Self::from_values(data_dir, datasets.context("there is no key DATASETS")?, origin)
@@ -265,7 +268,7 @@ fn inline(text: &str) -> Result<Option<DatasetSpec>> {
 }
 
 /// The literal that a Python text assigns to `name`; `None` if it assigns nothing.
-fn python_assignment(text: &str, name: &str) -> Result<Option<Value>> {
+pub(super) fn python_assignment(text: &str, name: &str) -> Result<Option<Value>> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
         let start = at;

@@ -7,7 +7,8 @@ const REFERENCE_IMAGES_PER_PROCESS: i64 = 2;
 
 /// Notes about `cfg`; `reference` is the same configuration before the command line changed it.
 pub fn advice(cfg: &Config, reference: &SolverConfig, world_size: usize) -> Vec<String> {
-    [suggested_schedule(&cfg.solver, reference), proposals_per_batch(cfg, world_size)].into_iter().flatten().collect()
+    let notes = [suggested_schedule(&cfg.solver, reference), proposals_per_batch(cfg, world_size), group_norm(cfg)];
+    notes.into_iter().flatten().collect()
 }
 
 /// The linear scaling rule: with k times the images, k times the rate and 1/k of the iterations.
@@ -48,6 +49,22 @@ fn proposals_per_batch(cfg: &Config, world_size: usize) -> Option<String> {
     ))
 }
 
+/// `USE_GN` looks as if it chose group norm, but nothing reads it.
+fn group_norm(cfg: &Config) -> Option<String> {
+    let resnets = &cfg.model.resnets;
+    if !cfg.model.backbone.use_gn || resnets.trans_func.ends_with("WithGN") && resnets.stem_func.ends_with("WithGN") {
+        return None;
+    }
+    let block = match resnets.trans_func.starts_with("Bottle2neck") {
+        true => "Bottle2neckWithGN",
+        false => "BottleneckWithGN",
+    };
+    Some(format!(
+        "MODEL.BACKBONE.USE_GN has no effect, as in the Res2Net fork: for group norm set MODEL.RESNETS.TRANS_FUNC {block} and \
+         MODEL.RESNETS.STEM_FUNC StemWithGN"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +84,16 @@ mod tests {
         let wanted = "SOLVER.BASE_LR 0.0025 SOLVER.STEPS \"(480000, 640000)\" SOLVER.MAX_ITER 720000";
         assert!(notes[0].contains(wanted), "{notes:?}");
         assert!(advice(&config(2, 0.0025, &[480000, 640000], 720000), &reference, 1).is_empty());
+    }
+
+    #[test]
+    fn use_gn_says_that_it_does_nothing() {
+        let mut cfg = config(2, 0.02, &[1], 2);
+        cfg.model.backbone.use_gn = true;
+        let notes = advice(&cfg, &cfg.solver, 1);
+        assert!(notes.len() == 1 && notes[0].contains("MODEL.RESNETS.TRANS_FUNC BottleneckWithGN"), "{notes:?}");
+        (cfg.model.resnets.trans_func, cfg.model.resnets.stem_func) = ("Bottle2neckWithGN".into(), "StemWithGN".into());
+        assert!(advice(&cfg, &cfg.solver, 1).is_empty());
     }
 
     #[test]

@@ -102,10 +102,14 @@ fn color() -> Vec<u8> {
     jpeg(ColorSpace::JCS_RGB, 3)
 }
 
-fn png(image: impl Into<DynamicImage>) -> Vec<u8> {
+fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    image.into().write_to(&mut bytes, ImageFormat::Png).expect("a file");
+    image.into().write_to(&mut bytes, format).expect("a file");
     bytes.into_inner()
+}
+
+fn png(image: impl Into<DynamicImage>) -> Vec<u8> {
+    encoded(image, ImageFormat::Png)
 }
 
 /// Where every file of a folder is, and what is in it.
@@ -146,7 +150,9 @@ fn images_of_other_kinds_are_used() {
         ("cmyk.jpg", jpeg(ColorSpace::JCS_CMYK, 4)),
         ("gray.jpg", jpeg(ColorSpace::JCS_GRAYSCALE, 1)),
         ("sixteen_bits.png", png(gray)),
-        ("a_png_with_alpha.jpg", png(alpha)),
+        ("a_png_with_alpha.jpg", png(alpha.clone())),
+        ("aerial.tif", encoded(alpha.clone(), ImageFormat::Tiff)),
+        ("a_webp.jpg", encoded(alpha, ImageFormat::WebP)),
     ]);
     disk.trains();
 }
@@ -157,7 +163,7 @@ fn a_listed_image_that_cannot_be_read_is_named() {
     let listed = disk.folder.path().join("listed.jpg");
     for name in ["train_net", "test_net"] {
         let error = disk.error(name, &[]);
-        assert!(error.contains("listed.jpg") && error.contains("no JPEG, PNG or BMP"), "{error}");
+        assert!(error.contains("listed.jpg") && error.contains("no JPEG, PNG, BMP"), "{error}");
     }
     fs::remove_file(&listed).expect("removed");
     let error = disk.error("train_net", &["DATALOADER.NUM_WORKERS", "0"]);

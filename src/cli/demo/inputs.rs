@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, ensure, Context, Result};
 
 /// What an image in a folder is recognised by.
-const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "bmp"];
+const EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp", "gif", "pgm", "ppm"];
 
 /// The images of all words: files, the images of folders, and what patterns match, each in alphabetical order.
 ///

@@ -1,5 +1,6 @@
 //! The `MODEL` section, with the backbone.
 
+mod anchor_sizes;
 mod roi_heads;
 mod rpn;
 
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Tuple;
 
+pub use anchor_sizes::AnchorSizes;
 pub use roi_heads::*;
 pub use rpn::*;
 
@@ -89,7 +91,7 @@ pub struct BackboneConfig {
     pub conv_body: String,
     /// Stages that are not trained: the stem and those before this number; 0 trains everything.
     pub freeze_conv_body_at: i64,
-    /// Group norm in Res2Net (the Res2Net fork only).
+    /// Without effect, as in the Res2Net fork, whose key it is: `MODEL.RESNETS.TRANS_FUNC` and `STEM_FUNC` choose the norm.
     pub use_gn: bool,
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use anyhow::{bail, ensure, Context, Result};
 use quick_xml::events::Event;
@@ -20,6 +21,8 @@ pub struct PascalVOCDataset {
     split: String,
     keep_difficult: bool,
     ids: Vec<String>,
+    /// Whether it was said that an annotation's size is not the image's.
+    other_size: Once,
 }
 
 impl PascalVOCDataset {
@@ -59,7 +62,13 @@ impl PascalVOCDataset {
         let text =
             fs::read_to_string(&list).with_context(|| format!("cannot read the list of images {}", list.display()))?;
         let ids = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect();
-        Ok(Self { root: data_dir.to_owned(), split: split.to_owned(), keep_difficult: use_difficult, ids })
+        Ok(Self {
+            root: data_dir.to_owned(),
+            split: split.to_owned(),
+            keep_difficult: use_difficult,
+            ids,
+            other_size: Once::new(),
+        })
     }
 
     /// The ids of the images, in the order of the list.
@@ -107,15 +116,19 @@ impl Dataset for PascalVOCDataset {
 
     fn get(&self, index: usize) -> Result<Sample> {
         let image = read_image(&self.image_path(index))?;
-        let target = self.groundtruth(index)?.clip_to_image(true)?;
-        ensure!(
-            target.size() == image.size(),
-            "image {} has {:?} pixels (width, height), but {} says {:?}",
-            self.image_path(index).display(),
-            image.size(),
-            self.annotation_path(index).display(),
-            target.size()
-        );
+        let mut target = self.groundtruth(index)?.clip_to_image(true)?;
+        if target.size() != image.size() {
+            let (file, annotation) = (self.image_path(index), self.annotation_path(index));
+            let sizes = format!(
+                "image {} has {:?} pixels (width, height), but {} says {:?}",
+                file.display(),
+                image.size(),
+                annotation.display(),
+                target.size()
+            );
+            target = target.resize(image.size()).context(sizes.clone())?;
+            self.other_size.call_once(|| log::warn!("{sizes}: boxes are scaled, here and where else this is so"));
+        }
         Ok(Sample { image, target, index })
     }
 
@@ -269,5 +282,26 @@ mod tests {
         assert!(error("").contains("no root element"));
         let missing = PascalVOCDataset::new(Path::new("no/such/folder"), "train", false).err().unwrap();
         assert!(format!("{missing:#}").contains("no/such/folder/ImageSets/Main/train.txt"));
+    }
+
+    #[test]
+    fn boxes_of_another_size_are_scaled_to_the_image() {
+        let folder = tempfile::tempdir().unwrap();
+        for part in ["JPEGImages", "Annotations", "ImageSets/Main"] {
+            fs::create_dir_all(folder.path().join(part)).unwrap();
+        }
+        fs::write(folder.path().join("ImageSets/Main/train.txt"), "a\n").unwrap();
+        let annotation = folder.path().join("Annotations/a.xml");
+        let xml = IMAGE.replace("OBJECTS", OBJECT);
+        let picture = folder.path().join("JPEGImages/a.jpg");
+        image::RgbImage::new(60, 40).save_with_format(picture, image::ImageFormat::Png).unwrap();
+        let dataset = PascalVOCDataset::new(folder.path(), "train", false).unwrap();
+        fs::write(&annotation, &xml).unwrap();
+        let target = dataset.get(0).unwrap().target;
+        assert_eq!(target.size(), (60, 40));
+        let boxes = Vec::<f32>::try_from(target.bbox().flatten(0, -1)).unwrap();
+        assert_eq!(boxes, [2.0, 4.0, 16.0, 22.0]);
+        fs::write(&annotation, xml.replace("<width>30", "<width>0")).unwrap();
+        assert!(format!("{:#}", dataset.get(0).err().expect("an error")).contains("a.xml"));
     }
 }

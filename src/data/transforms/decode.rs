@@ -3,7 +3,9 @@
 //! JPEG goes through libjpeg-turbo's decoder (by `mozjpeg`), which Pillow uses too, so the pixels are the same. What
 //! Pillow refuses is refused here: above all a file that ends before the last row is decoded, for which libjpeg alone
 //! would invent grey rows. A PNG must be whole, checksums included, where Pillow is content with complete rows. EXIF
-//! orientation is not applied and alpha is dropped, as in the original.
+//! orientation is not applied and alpha is dropped, as in the original. Of several frames or pages the first is read.
+//!
+//! TIFF, WebP, GIF and PNM are read by the `image` crate. JPEG inside TIFF can differ from Pillow by a few levels.
 
 use std::cell::Cell;
 use std::fs;
@@ -21,7 +23,7 @@ use super::RgbImage;
 /// Pillow's limit against decompression bombs: twice `Image.MAX_IMAGE_PIXELS`.
 const MAX_PIXELS: u64 = 2 * 89_478_485;
 
-/// Reads a JPEG, PNG or BMP file.
+/// Reads an image file: JPEG, PNG, BMP, TIFF, WebP, GIF or PNM.
 ///
 /// # Errors
 ///
@@ -31,7 +33,7 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
     decode_image(&bytes).with_context(|| format!("cannot decode image {}", path.display()))
 }
 
-/// The (width, height) of a JPEG, PNG or BMP file, without decoding it.
+/// The (width, height) of an image file, without decoding it.
 ///
 /// # Errors
 ///
@@ -43,7 +45,7 @@ pub fn image_size(path: &Path) -> Result<(i64, i64)> {
     Ok((width.into(), height.into()))
 }
 
-/// Decodes a JPEG, PNG or BMP file held in memory; the format is told by the content, not by a name.
+/// Decodes an image file held in memory; the format is told by the content, not by a name.
 ///
 /// # Errors
 ///
@@ -58,8 +60,21 @@ pub fn decode_image(bytes: &[u8]) -> Result<RgbImage> {
         decode_png(bytes)
     } else if bytes.starts_with(b"BM") {
         decode_bmp(bytes)
+    } else if let Some(format) = other_format(bytes) {
+        decode_other(bytes, format)
     } else {
-        bail!("it is no JPEG, PNG or BMP file")
+        bail!("it is no JPEG, PNG, BMP, TIFF, WebP, GIF or PNM file")
+    }
+}
+
+/// The formats without code of their own here, by their first bytes.
+fn other_format(bytes: &[u8]) -> Option<ImageFormat> {
+    match bytes {
+        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(ImageFormat::Tiff),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(ImageFormat::WebP),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(ImageFormat::Gif),
+        [b'P', b'1'..=b'6', space, ..] if space.is_ascii_whitespace() || *space == b'#' => Some(ImageFormat::Pnm),
+        _ => None,
     }
 }
 
@@ -149,9 +164,28 @@ fn decode_png(bytes: &[u8]) -> Result<RgbImage> {
     let (color, stored) = (decoder.color_type(), decoder.original_color_type());
     let mut raw = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut raw).with_context(damaged)?;
+    let data = to_rgb(raw, color, stored).context("PNG")?;
+    Ok(RgbImage::new(width as usize, height as usize, data))
+}
+
+fn decode_other(bytes: &[u8], format: ImageFormat) -> Result<RgbImage> {
+    let damaged = || format!("damaged, truncated or unsupported {format:?} file");
+    let reader = image::ImageReader::with_format(Cursor::new(bytes), format);
+    let decoder = reader.into_decoder().with_context(damaged)?;
+    let (width, height) = decoder.dimensions();
+    check_size(width.into(), height.into())?;
+    let (color, stored) = (decoder.color_type(), decoder.original_color_type());
+    let mut raw = vec![0; decoder.total_bytes() as usize];
+    decoder.read_image(&mut raw).with_context(damaged)?;
+    let data = to_rgb(raw, color, stored).with_context(damaged)?;
+    Ok(RgbImage::new(width as usize, height as usize, data))
+}
+
+/// Pixels as a decoder gives them to RGB; `stored` is what the file has.
+fn to_rgb(raw: Vec<u8>, color: ColorType, stored: ExtendedColorType) -> Result<Vec<u8>> {
     let wide = || raw.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
     let high = || wide().map(|value| (value >> 8) as u8).collect::<Vec<u8>>();
-    let data = match color {
+    Ok(match color {
         ColorType::Rgb8 => raw,
         ColorType::L8 => keep_gray(&raw, 1),
         ColorType::La8 => keep_gray(&raw, 2),
@@ -164,9 +198,8 @@ fn decode_png(bytes: &[u8]) -> Result<RgbImage> {
         ColorType::La16 => keep_gray(&high(), 2),
         ColorType::Rgb16 => high(),
         ColorType::Rgba16 => drop_alpha(&high()),
-        other => bail!("PNG files with pixels of type {other:?} are not supported"),
-    };
-    Ok(RgbImage::new(width as usize, height as usize, data))
+        other => bail!("pixels of type {other:?} are not supported"),
+    })
 }
 
 /// The first of `channels` values of a pixel, three times.

@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use tch::{Kind, Tensor};
 
-use crate::config::{Config, Tuple};
+use crate::config::{AnchorSizes, Config, Tuple};
 use crate::layers::ParamPath;
 use crate::modeling::registry::FeatureMaps;
 
@@ -159,9 +159,9 @@ fn check_strides(cfg: &Config, key: &str, strides: &Tuple<i64>, maps: &FeatureMa
 }
 
 /// Fails where there is not one size for each map.
-fn check_sizes(cfg: &Config, key: &str, sizes: &Tuple<i64>, maps: &FeatureMaps) -> Result<()> {
+fn check_sizes(cfg: &Config, key: &str, sizes: &Tuple<AnchorSizes>, maps: &FeatureMaps) -> Result<()> {
     // As large in proportion as 32 pixels on the finest map of a pyramid.
-    let usual = Tuple(maps.strides.iter().map(|stride| 8 * stride).collect());
+    let usual: Tuple<i64> = Tuple(maps.strides.iter().map(|stride| 8 * stride).collect());
     let (given, wanted) = (sizes.len(), maps.strides.len());
     ensure!(
         given == wanted,
@@ -170,6 +170,14 @@ fn check_sizes(cfg: &Config, key: &str, sizes: &Tuple<i64>, maps: &FeatureMaps) 
         cfg.model.backbone.conv_body
     );
     Ok(())
+}
+
+/// The sides where each item is one.
+fn single_sides(key: &str, sizes: &Tuple<AnchorSizes>) -> Result<Vec<f64>> {
+    let sides: Option<Vec<f64>> = sizes.iter().map(AnchorSizes::side).collect();
+    sides.with_context(|| {
+        format!("{key} is {sizes}: a tuple of sizes as an item is for the levels of a pyramid (MODEL.RPN.USE_FPN) only")
+    })
 }
 
 /// The anchor generator of the region proposal network (`MODEL.RPN`).
@@ -186,12 +194,17 @@ pub fn make_anchor_generator(cfg: &Config, path: &ParamPath, maps: &FeatureMaps)
         Tuple(maps.strides.clone())
     );
     check_strides(cfg, "MODEL.RPN.ANCHOR_STRIDE", &rpn.anchor_stride, maps)?;
-    let sizes = rpn.anchor_sizes.iter().map(|size| *size as f64);
     let per_level = if rpn.use_fpn {
         check_sizes(cfg, "MODEL.RPN.ANCHOR_SIZES", &rpn.anchor_sizes, maps)?;
-        sizes.map(|size| vec![size]).collect()
+        let per_level: Vec<Vec<f64>> = rpn.anchor_sizes.iter().map(AnchorSizes::sides).collect();
+        ensure!(
+            per_level.iter().all(|sides| !sides.is_empty() && sides.len() == per_level[0].len()),
+            "MODEL.RPN.ANCHOR_SIZES is {}: give the same number of sizes for each level, since one head serves them all",
+            rpn.anchor_sizes
+        );
+        per_level
     } else {
-        vec![sizes.collect::<Vec<f64>>()]
+        vec![single_sides("MODEL.RPN.ANCHOR_SIZES", &rpn.anchor_sizes)?]
     };
     AnchorGenerator::new(path, &per_level, &rpn.aspect_ratios, &rpn.anchor_stride, rpn.straddle_thresh)
 }
@@ -204,11 +217,9 @@ pub fn make_anchor_generator_retinanet(cfg: &Config, path: &ParamPath, maps: &Fe
     let retinanet = &cfg.model.retinanet;
     check_strides(cfg, "MODEL.RETINANET.ANCHOR_STRIDES", &retinanet.anchor_strides, maps)?;
     check_sizes(cfg, "MODEL.RETINANET.ANCHOR_SIZES", &retinanet.anchor_sizes, maps)?;
-    let per_level: Vec<Vec<f64>> = retinanet
-        .anchor_sizes
-        .iter()
-        .map(|size| octave_sizes(*size as f64, retinanet.octave, retinanet.scales_per_octave))
-        .collect();
+    let sides = single_sides("MODEL.RETINANET.ANCHOR_SIZES", &retinanet.anchor_sizes)?;
+    let octave = |side: f64| octave_sizes(side, retinanet.octave, retinanet.scales_per_octave);
+    let per_level: Vec<Vec<f64>> = sides.into_iter().map(octave).collect();
     AnchorGenerator::new(
         path,
         &per_level,

@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::AnchorSizes;
 use crate::config::Tuple;
 
 /// The `MODEL.RPN` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct RpnConfig {
-    /// Sides of the anchors, in pixels of the network's input.
-    pub anchor_sizes: Tuple<i64>,
+    /// Sides of the anchors, in pixels of the network's input; with a pyramid an item for each level.
+    pub anchor_sizes: Tuple<AnchorSizes>,
     /// Stride of the feature map, with a pyramid of each level.
     pub anchor_stride: Tuple<i64>,
     /// Height to width of the anchors.
@@ -51,7 +52,7 @@ pub struct RpnConfig {
 impl Default for RpnConfig {
     fn default() -> Self {
         Self {
-            anchor_sizes: Tuple(vec![32, 64, 128, 256, 512]),
+            anchor_sizes: Tuple([32, 64, 128, 256, 512].map(AnchorSizes::Int).to_vec()),
             anchor_stride: Tuple(vec![16]),
             aspect_ratios: Tuple(vec![0.5, 1.0, 2.0]),
             batch_size_per_image: 256,
@@ -78,7 +79,7 @@ impl Default for RpnConfig {
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 pub struct RetinaNetConfig {
     /// Sides of the anchors of each level, in pixels.
-    pub anchor_sizes: Tuple<i64>,
+    pub anchor_sizes: Tuple<AnchorSizes>,
     /// Stride of each level.
     pub anchor_strides: Tuple<i64>,
     /// Height to width of the anchors.
@@ -120,7 +121,7 @@ pub struct RetinaNetConfig {
 impl Default for RetinaNetConfig {
     fn default() -> Self {
         Self {
-            anchor_sizes: Tuple(vec![32, 64, 128, 256, 512]),
+            anchor_sizes: Tuple([32, 64, 128, 256, 512].map(AnchorSizes::Int).to_vec()),
             anchor_strides: Tuple(vec![8, 16, 32, 64, 128]),
             aspect_ratios: Tuple(vec![0.5, 1.0, 2.0]),
             bbox_reg_beta: 0.11,

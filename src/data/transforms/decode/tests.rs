@@ -103,6 +103,60 @@ fn bitmaps_are_read() {
     assert!(message(&bytes[..40]).contains("BMP"));
 }
 
+fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    let image = image.into();
+    if format == ImageFormat::Pnm {
+        // The encoder would write a PAM, which Pillow refuses.
+        let kind = if image.color().has_color() { "P6" } else { "P5" };
+        let limit = if image.color().bits_per_pixel() == 16 { 65_535 } else { 255 };
+        let header = format!("{kind}\n{} {}\n{}\n", image.width(), image.height(), limit);
+        let wide = image.as_luma16().map(|wide| wide.as_raw().iter().flat_map(|value| value.to_be_bytes()).collect());
+        return [header.as_bytes(), &wide.unwrap_or_else(|| image.as_bytes().to_vec())].concat();
+    }
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn tiff_webp_gif_and_pnm_are_read() {
+    // Few colours, since a GIF has at most 256.
+    let picture = image::RgbImage::from_fn(23, 17, |x, y| Rgb([(x / 8 * 60) as u8, (y / 6 * 80) as u8, 7]));
+    let pixels = RgbImage::new(23, 17, picture.as_raw().clone());
+    for format in [ImageFormat::Tiff, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Pnm] {
+        let whole = encoded(picture.clone(), format);
+        assert_eq!(decode_image(&whole).unwrap(), pixels, "{format:?}");
+        for part in [7, 12, whole.len() / 2, whole.len() * 9 / 10] {
+            assert!(decode_image(&whole[..part]).is_err(), "{part} bytes of {format:?}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        // Found by content.
+        let path = folder.path().join("image.jpg");
+        fs::write(&path, whole).unwrap();
+        assert_eq!((read_image(&path).unwrap(), image_size(&path).unwrap()), (pixels.clone(), (23, 17)));
+    }
+}
+
+#[test]
+fn other_pixels_of_tiff_and_pnm_are_read_as_by_pillow() {
+    let gray: Vec<u8> = (0..12).map(|at| at * 20).collect();
+    let tripled: Vec<u8> = gray.iter().flat_map(|&value| [value; 3]).collect();
+    let gray = image::GrayImage::from_raw(4, 3, gray).unwrap();
+    let alpha = image::RgbaImage::from_raw(1, 1, vec![10, 20, 30, 0]).unwrap();
+    let wide = ImageBuffer::<Luma<u16>, _>::from_raw(3, 1, vec![7u16, 300, 65_535]).unwrap();
+    for format in [ImageFormat::Tiff, ImageFormat::Pnm] {
+        assert_eq!(decode_image(&encoded(gray.clone(), format)).unwrap().data, tripled, "{format:?}");
+        let bytes = encoded(wide.clone(), format);
+        assert_eq!(decode_image(&bytes).unwrap().data, [7, 7, 7, 255, 255, 255, 255, 255, 255], "{format:?}");
+    }
+    for format in [ImageFormat::Tiff, ImageFormat::WebP] {
+        assert_eq!(decode_image(&encoded(alpha.clone(), format)).unwrap().data, [10, 20, 30], "{format:?}");
+    }
+    // Bits of a PBM: 1 is black.
+    assert_eq!(decode_image(b"P4\n3 1\n\x40").unwrap().data, [255, 255, 255, 0, 0, 0, 255, 255, 255]);
+    assert_eq!(decode_image(b"P2\n# grey\n2 1\n255\n0 9\n").unwrap().data, [0, 0, 0, 9, 9, 9]);
+}
+
 #[test]
 fn a_truncated_png_is_refused() {
     let picture = image::RgbImage::from_fn(40, 30, |x, y| Rgb([(x * y) as u8, x as u8, (y * 7) as u8]));
@@ -125,7 +179,7 @@ fn files_are_named() {
     let folder = tempfile::tempdir().unwrap();
     for (name, content, reason) in [
         ("empty.jpg", &b""[..], "the file is empty"),
-        ("text.jpg", b"not an image", "no JPEG, PNG or BMP"),
+        ("text.jpg", b"not an image", "no JPEG, PNG, BMP"),
         ("short.jpg", b"\xff\xd8\xff", "truncated"),
         ("short.png", b"\x89PNG\r\n\x1a\n\0\0", "PNG"),
     ] {
