@@ -23,8 +23,10 @@ struct mrb_error {
 
 // ---- ops: shapes and meaning are in the header of each operator's folder ----
 
-int mrb_roi_align(mrb_error* error, at::Tensor** output, const at::Tensor* input, const at::Tensor* rois,
-                  int64_t pooled_height, int64_t pooled_width, double spatial_scale, int64_t sampling_ratio);
+// `inputs` and `spatial_scales` have `map_count` entries; `levels` may be null for one map.
+int mrb_roi_align(mrb_error* error, at::Tensor** output, const at::Tensor* const* inputs, const double* spatial_scales,
+                  int64_t map_count, const at::Tensor* rois, const at::Tensor* levels, int64_t pooled_height,
+                  int64_t pooled_width, int64_t sampling_ratio);
 
 int mrb_roi_pool(mrb_error* error, at::Tensor** output, const at::Tensor* input, const at::Tensor* rois,
                  int64_t pooled_height, int64_t pooled_width, double spatial_scale);
@@ -32,9 +34,10 @@ int mrb_roi_pool(mrb_error* error, at::Tensor** output, const at::Tensor* input,
 int mrb_nms(mrb_error* error, at::Tensor** keep, const at::Tensor* boxes, const at::Tensor* scores, double threshold,
             bool suppress_at_threshold);
 
-// `keep` is a mask over the boxes, which suppress only others of their group.
+// `keep` is a mask over the boxes, which suppress only others of their group; no group has more than `largest_group`.
 int mrb_nms_mask(mrb_error* error, at::Tensor** keep, const at::Tensor* boxes, const at::Tensor* scores,
-                 const at::Tensor* groups, int64_t group_count, double threshold, bool suppress_at_threshold);
+                 const at::Tensor* groups, int64_t group_count, int64_t largest_group, double threshold,
+                 bool suppress_at_threshold);
 
 int mrb_match_by_iou(mrb_error* error, at::Tensor** best_iou, at::Tensor** best_gt, at::Tensor** attains_gt_maximum,
                      const at::Tensor* gt, const at::Tensor* predictions);

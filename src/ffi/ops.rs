@@ -2,23 +2,32 @@
 //!
 //! All of them fail on tensors of a wrong shape, type or device.
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 use tch::Tensor;
+use torch_sys::C_tensor;
 
 use super::{call_for_tensor, call_for_tensors, optional, raw, DeformConvGeometry, DeformRoiPoolGeometry};
 
-/// See [`crate::layers::roi_align`]. A RoI of an image that is not in the batch is an error on the CPU.
+/// See [`crate::layers::multi_scale_roi_align`]; without `levels` there is one map. A RoI of an image that is not in the
+/// batch is an error on the CPU.
 pub fn roi_align(
-    input: &Tensor,
+    inputs: &[Tensor],
+    spatial_scales: &[f64],
     rois: &Tensor,
+    levels: Option<&Tensor>,
     (pooled_height, pooled_width): (i64, i64),
-    spatial_scale: f64,
     sampling_ratio: i64,
 ) -> Result<Tensor> {
-    let (input, rois) = (input.as_ptr(), rois.as_ptr());
-    // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
+    let (maps, scales) = (inputs.len(), spatial_scales.len());
+    ensure!(maps == scales, "roi_align: {maps} maps and {scales} scales");
+    let handles: Vec<*const C_tensor> = inputs.iter().map(|input| input.as_ptr()).collect();
+    let (inputs, scales, maps) = (handles.as_ptr(), spatial_scales.as_ptr(), maps as i64);
+    let (rois, levels) = (rois.as_ptr(), optional(levels));
+    // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`; the lists have
+    // as many entries as is said.
     call_for_tensor(|error, output| unsafe {
-        raw::mrb_roi_align(error, output, input, rois, pooled_height, pooled_width, spatial_scale, sampling_ratio)
+        let (height, width) = (pooled_height, pooled_width);
+        raw::mrb_roi_align(error, output, inputs, scales, maps, rois, levels, height, width, sampling_ratio)
     })
 }
 
@@ -49,13 +58,15 @@ pub fn nms_mask(
     scores: &Tensor,
     groups: &Tensor,
     group_count: i64,
+    largest_group: i64,
     threshold: f64,
     suppress_at_threshold: bool,
 ) -> Result<Tensor> {
     let (boxes, scores, groups) = (boxes.as_ptr(), scores.as_ptr(), groups.as_ptr());
+    let at_threshold = suppress_at_threshold;
     // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
     call_for_tensor(|error, keep| unsafe {
-        raw::mrb_nms_mask(error, keep, boxes, scores, groups, group_count, threshold, suppress_at_threshold)
+        raw::mrb_nms_mask(error, keep, boxes, scores, groups, group_count, largest_group, threshold, at_threshold)
     })
 }
 

@@ -107,11 +107,13 @@ extern "C" {
     pub fn mrb_roi_align(
         error: *mut Error,
         output: *mut *mut C_tensor,
-        input: *const C_tensor,
+        inputs: *const *const C_tensor,
+        spatial_scales: *const f64,
+        map_count: i64,
         rois: *const C_tensor,
+        levels: *const C_tensor,
         pooled_height: i64,
         pooled_width: i64,
-        spatial_scale: f64,
         sampling_ratio: i64,
     ) -> c_int;
 
@@ -141,6 +143,7 @@ extern "C" {
         scores: *const C_tensor,
         groups: *const C_tensor,
         group_count: i64,
+        largest_group: i64,
         threshold: f64,
         suppress_at_threshold: bool,
     ) -> c_int;

@@ -27,10 +27,10 @@ pub use misc::{
     interpolate, Conv2d, ConvConfig, ConvTranspose2d, DFConv2d, DFConvConfig, InterpolateMode, Linear, LinearConfig,
     Size,
 };
-pub use nms::{nms, nms_mask, nms_with_rule, SuppressionRule};
+pub use nms::{nms, nms_mask, nms_with_rule, NmsGroups, SuppressionRule};
 pub use parameters::{Init, ParamPath, Parameters};
 pub use precision::{full_precision, Precision};
-pub use roi_align::roi_align;
+pub use roi_align::{multi_scale_roi_align, roi_align};
 pub use roi_pool::roi_pool;
 pub use sigmoid_focal_loss::sigmoid_focal_loss;
 pub use smooth_l1_loss::smooth_l1_loss;

@@ -40,15 +40,28 @@ pub fn nms_with_rule(boxes: &Tensor, scores: &Tensor, threshold: f64, rule: Supp
     ffi::nms(boxes, scores, threshold, rule == SuppressionRule::AtLeast).expect("nms")
 }
 
-/// [`nms`] of several groups at once, such as the classes of an image: boxes suppress only boxes of their own group. On
-/// CUDA nothing waits for the result, whose size is known beforehand.
+/// Groups of boxes, such as the classes of the images of a batch, in which NMS works apart.
+#[derive(Clone, Copy, Debug)]
+pub struct NmsGroups<'a> {
+    /// `[N]`, int64: the group of each box, from 0 to below `count`.
+    pub of_box: &'a Tensor,
+    /// The number of groups.
+    pub count: i64,
+    /// No group has more boxes than this. The memory on CUDA is in proportion to it, and the program need not wait for
+    /// the true number.
+    pub largest: i64,
+}
+
+/// [`nms`] of several groups at once: boxes suppress only boxes of their own group. On CUDA nothing waits for the
+/// result, whose size is known beforehand.
 ///
 /// # Shapes
-/// - `boxes`: `[N, 4]`: x1, y1, x2, y2; `scores`: `[N]`; `groups`: `[N]`, int64, from 0 to below `group_count`
+/// - `boxes`: `[N, 4]`: x1, y1, x2, y2; `scores`: `[N]`
 /// - output: `[N]`, bool: which boxes survive
-pub fn nms_mask(boxes: &Tensor, scores: &Tensor, groups: &Tensor, group_count: i64, threshold: f64) -> Tensor {
+pub fn nms_mask(boxes: &Tensor, scores: &Tensor, groups: NmsGroups<'_>, threshold: f64) -> Tensor {
     let at_threshold = SuppressionRule::of_device(boxes.device()) == SuppressionRule::AtLeast;
-    ffi::nms_mask(boxes, scores, groups, group_count, threshold, at_threshold).expect("nms")
+    let NmsGroups { of_box, count, largest } = groups;
+    ffi::nms_mask(boxes, scores, of_box, count, largest, threshold, at_threshold).expect("nms")
 }
 
 #[cfg(test)]
@@ -120,13 +133,14 @@ mod tests {
     fn groups_do_not_see_each_other() {
         let (boxes, scores) = case(700, 11);
         let groups = (random(&[700], 12) * 3.0 + 3.0).floor().to_kind(Kind::Int64).clamp(0, 5);
-        let together = nms_mask(&boxes, &scores, &groups, 6, 0.4);
+        let together = nms_mask(&boxes, &scores, NmsGroups { of_box: &groups, count: 6, largest: 700 }, 0.4);
         for group in 0..6 {
             let places = groups.eq(group).nonzero().squeeze_dim(1);
             let alone = nms(&boxes.index_select(0, &places), &scores.index_select(0, &places), 0.4);
             let kept = together.index_select(0, &places).nonzero().squeeze_dim(1);
             assert!(kept == alone, "group {group}");
         }
-        assert!(ffi::nms_mask(&boxes, &scores, &groups, 5, 0.4, true).is_err(), "a group that does not exist");
+        assert!(ffi::nms_mask(&boxes, &scores, &groups, 5, 700, 0.4, true).is_err(), "a group that does not exist");
+        assert!(ffi::nms_mask(&boxes, &scores, &groups, 6, 9, 0.4, true).is_err(), "a group that is too large");
     }
 }

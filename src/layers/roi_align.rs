@@ -25,7 +25,25 @@ pub fn roi_align(
     sampling_ratio: i64,
 ) -> Tensor {
     let input = full_precision_on_cpu(input);
-    ffi::roi_align(&input, rois, output_size, spatial_scale, sampling_ratio).expect("roi_align")
+    ffi::roi_align(&[input], &[spatial_scale], rois, None, output_size, sampling_ratio).expect("roi_align")
+}
+
+/// [`roi_align`] over the levels of a pyramid at once, each RoI from its level: one kernel, which waits for nothing.
+///
+/// # Shapes
+/// - `inputs`: one `[N, C, H, W]` per level, of the same batch, channels and type, with its scale in `spatial_scales`
+/// - `rois`: `[R, 5]`; `levels`: `[R]` int64. A RoI whose level does not exist gives zeros
+/// - output: `[R, C, height, width]` in the order of the RoIs, with the memory format of the first input
+pub fn multi_scale_roi_align(
+    inputs: &[Tensor],
+    rois: &Tensor,
+    levels: &Tensor,
+    output_size: (i64, i64),
+    spatial_scales: &[f64],
+    sampling_ratio: i64,
+) -> Tensor {
+    let inputs: Vec<Tensor> = inputs.iter().map(full_precision_on_cpu).collect();
+    ffi::roi_align(&inputs, spatial_scales, rois, Some(levels), output_size, sampling_ratio).expect("roi_align")
 }
 
 #[cfg(test)]
@@ -129,7 +147,50 @@ mod tests {
         assert!(bool::try_from(output.get(0).isnan().all()).unwrap());
         assert!(bool::try_from(output.get(1).isfinite().all()).unwrap());
         let rois = Tensor::from_slice2(&[[1.0f32, 0.0, 0.0, 3.0, 3.0]]);
-        let error = ffi::roi_align(&input, &rois, (2, 2), 1.0, 2).unwrap_err();
+        let error = ffi::roi_align(&[input], &[1.0], &rois, None, (2, 2), 2).unwrap_err();
         assert!(error.to_string().contains("RoI of image 1 in a batch of 1"), "{error}");
+    }
+
+    /// Two maps of two images, the second half as large, and RoIs of the levels 0, 1 and of one that is not there.
+    fn pyramid() -> (Vec<Tensor>, Tensor, Tensor) {
+        let maps = vec![random(&[2, 3, 12, 14], 21), random(&[2, 3, 6, 7], 22)];
+        (maps, boxes(9, 2, 12.0, 23), Tensor::from_slice(&[0i64, 1, 1, 0, 2, 0, 1, -1, 0]))
+    }
+
+    #[test]
+    fn every_roi_of_a_pyramid_comes_from_its_level() {
+        let (maps, rois, levels) = pyramid();
+        let scales = [0.5, 0.25];
+        for maps in [maps.iter().map(Tensor::shallow_clone).collect(), maps.iter().map(ffi::channels_last).collect()] {
+            let maps: Vec<Tensor> = maps;
+            let together = multi_scale_roi_align(&maps, &rois, &levels, (3, 2), &scales, 2);
+            assert_eq!(ffi::is_channels_last(&together), ffi::is_channels_last(&maps[0]));
+            for (r, level) in (0..).zip(Vec::<i64>::try_from(&levels).unwrap()) {
+                let want = match usize::try_from(level).ok().filter(|level| *level < maps.len()) {
+                    Some(level) => roi_align(&maps[level], &rois.narrow(0, r, 1), (3, 2), scales[level], 2),
+                    None => Tensor::zeros([1, 3, 3, 2], (Kind::Double, Device::Cpu)),
+                };
+                assert!(together.narrow(0, r, 1) == want, "RoI {r}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_has_its_gradient() {
+        let (maps, rois, levels) = pyramid();
+        let operator = |t: &[Tensor]| multi_scale_roi_align(t, &rois, &levels, (2, 3), &[0.5, 0.25], 0);
+        gradcheck(operator, &[&maps[0], &maps[1]]);
+    }
+
+    #[test]
+    fn maps_that_do_not_belong_together_are_an_error() {
+        let (maps, rois, levels) = pyramid();
+        let error = |maps: &[Tensor], levels: Option<&Tensor>| {
+            ffi::roi_align(maps, &vec![1.0; maps.len()], &rois, levels, (2, 2), 2).unwrap_err().to_string()
+        };
+        assert!(error(&maps, None).contains("no level for each RoI"));
+        assert!(error(&maps, Some(&levels.narrow(0, 0, 3))).contains("levels of shape [3]"));
+        assert!(error(&[maps[0].shallow_clone(), maps[1].narrow(1, 0, 2)], Some(&levels)).contains("channels"));
+        assert!(error(&[], Some(&levels)).contains("no map"));
     }
 }

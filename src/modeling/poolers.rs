@@ -4,11 +4,11 @@ use anyhow::{ensure, Context, Result};
 use tch::{Kind, Tensor};
 
 use crate::config::{Config, Tuple};
-use crate::layers::roi_align;
+use crate::layers::{multi_scale_roi_align, roi_align};
 use crate::structures::BoxList;
 
 use super::registry::FeatureMaps;
-use super::utils::{cat, indices_of_all};
+use super::utils::cat;
 
 /// Assigns boxes to pyramid levels by their area (Feature Pyramid Networks, equation 1).
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +73,7 @@ impl Pooler {
 
     /// # Shapes
     /// `features`: one `[N, C, H, W]` per level (those beyond the scales are not used), `boxes`: one list per image →
-    /// `[R, C, resolution, resolution]` in the order of the boxes.
+    /// `[R, C, resolution, resolution]` in the order of the boxes and the memory format of the features.
     ///
     /// # Errors
     /// Fewer feature maps than scales.
@@ -81,22 +81,13 @@ impl Pooler {
         let (maps, scales) = (features.len(), self.scales.len());
         ensure!(maps >= scales, "a pooler of {scales} scales got {maps} feature maps");
         let rois = convert_to_roi_format(boxes);
-        let pool = |feature: &Tensor, rois: &Tensor, scale: f64| {
-            roi_align(feature, rois, (self.resolution, self.resolution), scale, self.sampling_ratio)
-        };
+        let (size, ratio) = ((self.resolution, self.resolution), self.sampling_ratio);
         if self.scales.len() == 1 {
-            return Ok(pool(&features[0], &rois, self.scales[0]));
+            return Ok(roi_align(&features[0], &rois, size, self.scales[0], ratio));
         }
         let areas: Vec<Tensor> = boxes.iter().map(BoxList::area).collect();
         let levels = self.map_levels.levels(&cat(&areas, 0));
-        let masks: Vec<Tensor> = (0..self.scales.len()).map(|level| levels.eq(level as i64)).collect();
-        let places = indices_of_all(&masks);
-        let in_levels = places.iter().zip(features.iter().zip(&self.scales));
-        let pooled: Vec<Tensor> =
-            in_levels.map(|(places, (feature, scale))| pool(feature, &rois.index_select(0, places), *scale)).collect();
-        // Back from the order of the levels to the order of the boxes.
-        let order = Tensor::cat(&places, 0).argsort(0, false);
-        Ok(Tensor::cat(&pooled, 0).index_select(0, &order))
+        Ok(multi_scale_roi_align(&features[..scales], &rois, &levels, size, &self.scales, ratio))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Small helpers that several parts of the model share (the original's `modeling/utils.py`).
 
 use anyhow::Result;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::structures::{boxlist_nms_in_groups, BoxList};
+use crate::structures::{boxlist_nms_in_groups, to_device, BoxList};
 
 /// Concatenates along `dim`; a single tensor is returned as it is.
 pub fn cat(tensors: &[Tensor], dim: i64) -> Tensor {
@@ -32,6 +32,15 @@ pub fn indices_of_all(masks: &[Tensor]) -> Vec<Tensor> {
 pub fn zero_loss(tensor: &Tensor) -> Tensor {
     // Multiplied before the sum, so that an overflowing sum cannot turn the zero into nan.
     (tensor * 0.0).sum(Kind::Float)
+}
+
+/// The greatest coordinates in images of the given (width, height).
+///
+/// # Shapes
+/// → `[N, 4]` float32: x, y, x, y.
+pub fn greatest_corners(sizes: &[(i64, i64)], device: Device) -> Tensor {
+    let corners: Vec<f32> = sizes.iter().flat_map(|(w, h)| [w - 1, h - 1, w - 1, h - 1]).map(|v| v as f32).collect();
+    to_device(&Tensor::from_slice(&corners).view([-1, 4]), device)
 }
 
 /// The detections of each image among its candidates (fields `scores` and `labels`): those that survive NMS within their

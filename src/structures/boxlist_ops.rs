@@ -4,7 +4,7 @@ use anyhow::{ensure, Context, Result};
 use tch::{Kind, Tensor};
 
 use super::bounding_box::{BoxList, Mode};
-use crate::layers::{nms, nms_mask};
+use crate::layers::{nms, nms_mask, NmsGroups};
 
 /// Non-maximum suppression by the scores in `score_field`; the survivors stay in the list's order, of which the first
 /// `max_proposals` are kept (all of them if it is not positive). A threshold of 0 or less returns the list unchanged.
@@ -42,7 +42,8 @@ pub fn boxlist_nms_in_groups(
     if threshold <= 0.0 {
         return Ok(scores.ones_like().to_kind(Kind::Bool));
     }
-    Ok(nms_mask(list.convert(Mode::Xyxy).bbox(), scores, groups, group_count, threshold))
+    let groups = NmsGroups { of_box: groups, count: group_count, largest: list.len() as i64 };
+    Ok(nms_mask(list.convert(Mode::Xyxy).bbox(), scores, groups, threshold))
 }
 
 /// The boxes with both sides at least `min_size` pixels (inclusive corners: a side is `x2 - x1 + 1`).
@@ -50,12 +51,8 @@ pub fn boxlist_nms_in_groups(
 /// # Errors
 /// See [`BoxList::select`].
 pub fn remove_small_boxes(list: &BoxList, min_size: f64) -> Result<BoxList> {
-    list.select(&large_boxes(list, min_size))
-}
-
-/// Which boxes [`remove_small_boxes`] keeps: `[N]` bool.
-pub fn large_boxes(list: &BoxList, min_size: f64) -> Tensor {
-    list.convert(Mode::Xywh).bbox().narrow(1, 2, 2).ge(min_size).all_dim(1, false)
+    let sides = list.convert(Mode::Xywh).bbox().narrow(1, 2, 2);
+    list.select(&sides.ge(min_size).all_dim(1, false))
 }
 
 /// Intersection over union of every box of `a` with every box of `b`, `[N, M]`, with inclusive corners.

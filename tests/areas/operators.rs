@@ -2,7 +2,7 @@
 
 use maskrcnn_benchmark::ffi::{self, DeformRoiPoolGeometry};
 use maskrcnn_benchmark::layers::dcn::{self, DeformConvGeometry};
-use maskrcnn_benchmark::layers::{self, IouMatches, SuppressionRule};
+use maskrcnn_benchmark::layers::{self, IouMatches, NmsGroups, SuppressionRule};
 use tch::{Device, Kind, Tensor};
 
 use crate::cuda_emulated::operators as emulated;
@@ -38,6 +38,23 @@ impl Operators {
         }
     }
 
+    pub fn multi_scale_roi_align(
+        self,
+        maps: &[Tensor],
+        rois: &Tensor,
+        levels: &Tensor,
+        size: (i64, i64),
+        scales: &[f64],
+        ratio: i64,
+    ) -> Tensor {
+        match self {
+            Self::On(_) => layers::multi_scale_roi_align(maps, rois, levels, size, scales, ratio),
+            Self::Emulated => {
+                emulated::multi_scale_roi_align(maps, rois, Some(levels), size, scales, ratio).expect("roi_align")
+            }
+        }
+    }
+
     pub fn roi_pool(self, input: &Tensor, rois: &Tensor, size: (i64, i64), scale: f64) -> Tensor {
         match self {
             Self::On(_) => layers::roi_pool(input, rois, size, scale),
@@ -52,10 +69,10 @@ impl Operators {
         }
     }
 
-    pub fn nms_mask(self, boxes: &Tensor, scores: &Tensor, groups: &Tensor, count: i64, threshold: f64) -> Tensor {
+    pub fn nms_mask(self, boxes: &Tensor, scores: &Tensor, groups: NmsGroups<'_>, threshold: f64) -> Tensor {
         match self {
-            Self::On(_) => layers::nms_mask(boxes, scores, groups, count, threshold),
-            Self::Emulated => emulated::nms_mask(boxes, scores, groups, count, threshold).expect("nms_mask"),
+            Self::On(_) => layers::nms_mask(boxes, scores, groups, threshold),
+            Self::Emulated => emulated::nms_mask(boxes, scores, groups, threshold).expect("nms_mask"),
         }
     }
 

@@ -2,7 +2,7 @@
 //! keypoints are in `ops_modeling`, the plain layers in `models`.
 
 use maskrcnn_benchmark::layers::dcn::DeformConvGeometry;
-use maskrcnn_benchmark::layers::{self, SuppressionRule};
+use maskrcnn_benchmark::layers::{self, NmsGroups, SuppressionRule};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -84,7 +84,8 @@ pub fn nms_by(operators: Operators) {
                 report.equal(case, &format!("keep_{name}"), indices(&got), indices(&want));
                 if rule == operators.suppression_rule() {
                     let one_group = Tensor::zeros([boxes.size()[0]], (Kind::Int64, device));
-                    let mask = operators.nms_mask(&boxes, &scores, &one_group, 1, number);
+                    let groups = NmsGroups { of_box: &one_group, count: 1, largest: boxes.size()[0] };
+                    let mask = operators.nms_mask(&boxes, &scores, groups, number);
                     report.equal(case, "mask", indices(&mask.nonzero().squeeze_dim(1)), indices(&want));
                 }
             }

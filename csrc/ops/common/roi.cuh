@@ -12,22 +12,34 @@ struct Place {
   int ph, pw;
 };
 
-__device__ inline Place place(int64_t index, const mrb_cuda_roi_sizes& s) {
+template <typename Index>
+__device__ inline Place split(Index index, const mrb_cuda_roi_sizes& s) {
+  const auto channels = static_cast<Index>(s.channels);
+  const auto height = static_cast<Index>(s.pooled_height), width = static_cast<Index>(s.pooled_width);
   Place p;
   if (s.channels_last) {
-    p.channel = index % s.channels;
-    index /= s.channels;
+    p.channel = index % channels;
+    index /= channels;
   }
-  p.pw = static_cast<int>(index % s.pooled_width);
-  index /= s.pooled_width;
-  p.ph = static_cast<int>(index % s.pooled_height);
-  index /= s.pooled_height;
+  p.pw = static_cast<int>(index % width);
+  index /= width;
+  p.ph = static_cast<int>(index % height);
+  index /= height;
   if (!s.channels_last) {
-    p.channel = index % s.channels;
-    index /= s.channels;
+    p.channel = index % channels;
+    index /= channels;
   }
   p.roi = index;
   return p;
+}
+
+inline __host__ __device__ int64_t pooled_elements(const mrb_cuda_roi_sizes& s) {
+  return s.rois * s.channels * s.pooled_height * s.pooled_width;
+}
+
+// Divisions of 64 bits take longer than the samples of a bin, and hardly any batch needs them.
+__device__ inline Place place(int64_t index, const mrb_cuda_roi_sizes& s) {
+  return pooled_elements(s) <= UINT32_MAX ? split(static_cast<uint32_t>(index), s) : split(index, s);
 }
 
 __device__ inline int64_t output_offset(int64_t roi, int64_t channel, int ph, int pw, const mrb_cuda_roi_sizes& s) {
@@ -47,10 +59,6 @@ __device__ inline bool is_valid_roi(const float* roi, const mrb_cuda_roi_sizes& 
 __device__ inline bool is_of_image(const float* roi, int64_t image) {
   const auto first = static_cast<float>(image);
   return roi[0] >= first && roi[0] < first + 1.f;
-}
-
-inline __host__ __device__ int64_t pooled_elements(const mrb_cuda_roi_sizes& s) {
-  return s.rois * s.channels * s.pooled_height * s.pooled_width;
 }
 
 }  // namespace mrb::cuda

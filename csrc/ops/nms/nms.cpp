@@ -15,10 +15,9 @@ void check_boxes(const at::Tensor& boxes, const at::Tensor& scores) {
               " boxes, but scores of shape ", scores.sizes());
 }
 
-at::Tensor mask(const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& groups, int64_t group_count,
-                double threshold, bool suppress_at_threshold) {
-  return MRB_DISPATCH(nms_mask, boxes, boxes.detach(), scores.detach(), groups, group_count, threshold,
-                      suppress_at_threshold);
+at::Tensor mask(const at::Tensor& boxes, const at::Tensor& scores, const NmsGroups& groups, double threshold,
+                bool suppress_at_threshold) {
+  return MRB_DISPATCH(nms_mask, boxes, boxes.detach(), scores.detach(), groups, threshold, suppress_at_threshold);
 }
 
 }  // namespace
@@ -38,19 +37,22 @@ int mrb_nms(mrb_error* error, at::Tensor** keep, const at::Tensor* boxes, const 
   return mrb::guarded(error, [&] {
     mrb::check_boxes(*boxes, *scores);
     mrb::check_device("nms", {boxes, scores});
-    const auto mask = mrb::mask(*boxes, *scores, at::Tensor(), 1, threshold, suppress_at_threshold);
+    const mrb::NmsGroups one{at::Tensor(), 1, boxes->size(0)};
+    const auto mask = mrb::mask(*boxes, *scores, one, threshold, suppress_at_threshold);
     *keep = new at::Tensor(at::nonzero(mask).squeeze(1));
   });
 }
 
 int mrb_nms_mask(mrb_error* error, at::Tensor** keep, const at::Tensor* boxes, const at::Tensor* scores,
-                 const at::Tensor* groups, int64_t group_count, double threshold, bool suppress_at_threshold) {
+                 const at::Tensor* groups, int64_t group_count, int64_t largest_group, double threshold,
+                 bool suppress_at_threshold) {
   return mrb::guarded(error, [&] {
     mrb::check_boxes(*boxes, *scores);
     TORCH_CHECK(groups->dim() == 1 && groups->size(0) == boxes->size(0) && groups->scalar_type() == at::kLong,
                 "nms: ", boxes->size(0), " boxes, but groups of shape ", groups->sizes(), " and type ",
                 groups->scalar_type());
     mrb::check_device("nms", {boxes, scores, groups});
-    *keep = new at::Tensor(mrb::mask(*boxes, *scores, *groups, group_count, threshold, suppress_at_threshold));
+    const mrb::NmsGroups all{*groups, group_count, largest_group};
+    *keep = new at::Tensor(mrb::mask(*boxes, *scores, all, threshold, suppress_at_threshold));
   });
 }

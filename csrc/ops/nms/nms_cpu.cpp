@@ -95,20 +95,25 @@ void mark_kept(const T* data, const int64_t* ranked, int64_t total, T threshold,
 
 }  // namespace
 
-at::Tensor nms_mask_cpu(const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& groups,
-                        int64_t group_count, double threshold, bool suppress_at_threshold) {
+at::Tensor nms_mask_cpu(const at::Tensor& boxes, const at::Tensor& scores, const NmsGroups& groups, double threshold,
+                        bool suppress_at_threshold) {
   const auto total = boxes.size(0);
-  const auto order = nms_order(scores, groups), corners = boxes.contiguous();
+  const auto order = nms_order(scores, groups.of_box), corners = boxes.contiguous();
   const int64_t* ranked = order.const_data_ptr<int64_t>();
   std::vector<int64_t> ends{total};
-  if (groups.defined()) {
+  if (groups.of_box.defined()) {
     // Groups lie side by side in `order`.
-    const auto group = groups.contiguous();
+    const auto group = groups.of_box.contiguous();
     const int64_t* group_data = group.const_data_ptr<int64_t>();
-    ends.assign(group_count, 0);
+    ends.assign(groups.count, 0);
     for (int64_t i = 0; i < total; ++i) {
-      TORCH_CHECK(group_data[i] >= 0 && group_data[i] < group_count, "nms: group ", group_data[i], " of ", group_count);
+      TORCH_CHECK(group_data[i] >= 0 && group_data[i] < groups.count, "nms: group ", group_data[i], " of ",
+                  groups.count);
       ++ends[group_data[i]];
+    }
+    for (const auto size : ends) {
+      TORCH_CHECK(size <= groups.largest, "nms: a group of ", size, " boxes, where at most ", groups.largest,
+                  " were announced");
     }
     std::partial_sum(ends.begin(), ends.end(), ends.begin());
   }

@@ -1,5 +1,5 @@
-// Two kernels: a matrix of bits with all overlaps, computed in tiles of 64 x 64, and the greedy selection over it with
-// one block of threads per group. Nothing goes through the host.
+// Two kernels: bits for the overlaps within the groups, computed in tiles of 64 x 64 next to the matrix's diagonal, and
+// the greedy selection over them with one block of threads per group. Nothing goes through the host.
 #include "cuda/launch.cuh"
 #include "ops/nms/nms_cuda.h"
 
@@ -7,8 +7,7 @@ namespace mrb::cuda {
 namespace {
 
 constexpr int tile = 64;  // boxes per word of the mask
-constexpr int rows_at_once = 8;
-constexpr int64_t most_words = mrb_cuda_nms_most_boxes / tile;
+constexpr int64_t most_words = mrb_cuda_nms_most_boxes / tile + 1;
 
 using Word = unsigned long long;
 
@@ -28,15 +27,16 @@ __device__ inline bool suppresses(const float* a, const float* b, float threshol
   return iou > threshold || (at_threshold && iou == threshold);
 }
 
-// blockIdx.y: 64 boxes that suppress; blockIdx.x: 64 boxes that may be suppressed, one word of the mask.
+// blockIdx.x: 64 boxes that suppress; blockIdx.y: the word of the mask, so many tiles after those the 64 boxes that may
+// be suppressed.
 __global__ void overlaps(const float* __restrict__ boxes, const int64_t* __restrict__ groups,
                          uint64_t* __restrict__ mask, int64_t count, float threshold, bool at_threshold) {
-  const int64_t first_row = static_cast<int64_t>(blockIdx.y) * tile,
-                first_column = static_cast<int64_t>(blockIdx.x) * tile;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * tile,
+                first_column = first_row + static_cast<int64_t>(blockIdx.y) * tile;
+  // The whole block ends here or nobody does. Groups rise, so tiles without a common group are known by their ends.
+  if (first_column >= count) return;
   const int rows = static_cast<int>(count - first_row < tile ? count - first_row : tile);
   const int columns = static_cast<int>(count - first_column < tile ? count - first_column : tile);
-  // The whole block ends here or nobody does. Groups rise, so tiles without a common group are known by their ends.
-  if (first_column < first_row) return;
   if (groups != nullptr && groups[first_row + rows - 1] < groups[first_column]) return;
 
   __shared__ float others[tile * 4];
@@ -55,7 +55,7 @@ __global__ void overlaps(const float* __restrict__ boxes, const int64_t* __restr
     for (int j = first_column == first_row ? i + 1 : 0; j < columns; ++j) {
       if (other_groups[j] == group && suppresses(box, others + j * 4, threshold, at_threshold)) word |= Word{1} << j;
     }
-    mask[row * ceil_div(count, tile) + blockIdx.x] = word;
+    mask[row * gridDim.y + blockIdx.y] = word;
   }
 }
 
@@ -76,27 +76,29 @@ __device__ inline int64_t lower_bound(const int64_t* list, int64_t count, int64_
 // One block per group walks over the words of its boxes. In each word one thread decides in order of the scores which
 // boxes survive; then all threads strike out what the survivors suppress further on.
 __global__ void select_boxes(const uint64_t* __restrict__ mask, const int64_t* __restrict__ groups,
-                             const int64_t* __restrict__ order, bool* __restrict__ keep, int64_t count) {
+                             const int64_t* __restrict__ order, bool* __restrict__ keep, int64_t count,
+                             int64_t words) {
   __shared__ Word struck[most_words];
   __shared__ Word diagonal[tile];
   __shared__ Word survivors;
   __shared__ int64_t range[2];
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  const int64_t words = ceil_div(count, tile);
   if (thread < 2) {
     range[thread] = groups != nullptr ? lower_bound(groups, count, static_cast<int64_t>(blockIdx.x) + thread)
                                       : (thread == 0 ? 0 : count);
   }
   __syncthreads();
   const int64_t begin = range[0], end = range[1];
-  const int64_t first = begin / tile, last = begin < end ? ceil_div(end, tile) : first;
+  const int64_t first = begin / tile;
+  int64_t last = begin < end ? ceil_div(end, tile) : first;
+  if (last > first + words) last = first + words;  // never beyond the mask, even if a group is larger than announced
   for (int64_t w = first + thread; w < last; w += threads) struck[w - first] = 0;
   __syncthreads();
   for (int64_t word = first; word < last; ++word) {
     const int64_t start = word * tile;
     if (thread < tile) {
       const int64_t box = start + thread;
-      diagonal[thread] = box >= begin && box < end ? mask[box * words + word] : 0;
+      diagonal[thread] = box >= begin && box < end ? mask[box * words] : 0;
     }
     __syncthreads();
     if (thread == 0) {
@@ -114,14 +116,14 @@ __global__ void select_boxes(const uint64_t* __restrict__ mask, const int64_t* _
     __syncthreads();
     const Word alive = survivors;
     if (thread < tile && (alive >> thread & 1) != 0) keep[order[start + thread]] = true;
-    // A thread takes a few rows of a word: their loads do not wait for each other.
-    const int64_t rest = last - word - 1;
-    for (int64_t t = thread; t < rest * (tile / rows_at_once); t += threads) {
-      const int64_t w = word + 1 + t % rest;
-      const int row = static_cast<int>(t / rest) * rows_at_once;
+    // Eight boxes a thread, whose words are read side by side: one survivor after the other would wait for each read.
+    constexpr int rows = 8, parts = tile / rows;
+    for (int64_t t = thread; t < (last - word - 1) * parts; t += threads) {
+      const int64_t w = word + 1 + t / parts;
+      const int row = static_cast<int>(t % parts) * rows;
       Word suppressed = 0;
-      for (int k = row; k < row + rows_at_once; ++k) {
-        if ((alive >> k & 1) != 0) suppressed |= mask[(start + k) * words + w];
+      for (int k = row; k < row + rows; ++k) {
+        if ((alive >> k & 1) != 0) suppressed |= mask[(start + k) * words + w - word];
       }
       if (suppressed != 0) atomicOr(&struck[w - first], suppressed);
     }
@@ -132,21 +134,20 @@ __global__ void select_boxes(const uint64_t* __restrict__ mask, const int64_t* _
 }  // namespace
 }  // namespace mrb::cuda
 
-cudaError_t mrb_cuda_nms_mask(const float* boxes, const int64_t* groups, uint64_t* mask, int64_t count, float threshold,
-                              bool suppress_at_threshold, cudaStream_t stream) {
+cudaError_t mrb_cuda_nms_mask(const float* boxes, const int64_t* groups, uint64_t* mask, int64_t count, int64_t largest,
+                              float threshold, bool suppress_at_threshold, cudaStream_t stream) {
   using namespace mrb::cuda;
-  if (count > mrb_cuda_nms_most_boxes) return cudaErrorInvalidValue;
+  if (largest > mrb_cuda_nms_most_boxes) return cudaErrorInvalidValue;
   if (count <= 0) return cudaSuccess;
-  const auto tiles = static_cast<unsigned>(ceil_div(count, tile));
-  return launch(stream, dim3(tiles, tiles), dim3(tile), overlaps, boxes, groups, mask, count, threshold,
-                suppress_at_threshold);
+  const dim3 grid(static_cast<unsigned>(ceil_div(count, tile)), static_cast<unsigned>(mrb_cuda_nms_words(largest)));
+  return launch(stream, grid, dim3(tile), overlaps, boxes, groups, mask, count, threshold, suppress_at_threshold);
 }
 
 cudaError_t mrb_cuda_nms_select(const uint64_t* mask, const int64_t* groups, const int64_t* order, bool* keep,
-                                int64_t count, int64_t group_count, cudaStream_t stream) {
+                                int64_t count, int64_t largest, int64_t group_count, cudaStream_t stream) {
   using namespace mrb::cuda;
-  if (count > mrb_cuda_nms_most_boxes) return cudaErrorInvalidValue;
+  if (largest > mrb_cuda_nms_most_boxes) return cudaErrorInvalidValue;
   if (count <= 0 || group_count <= 0) return cudaSuccess;
   return launch(stream, dim3(static_cast<unsigned>(group_count)), dim3(static_cast<unsigned>(block_size)), select_boxes,
-                mask, groups, order, keep, count);
+                mask, groups, order, keep, count, mrb_cuda_nms_words(largest));
 }

@@ -61,20 +61,38 @@ struct Taps {
   }
 };
 
+// A map, channels side by side, or its gradient.
+template <typename T>
+struct Map {
+  T* data;
+  int64_t images, height, width;
+  double spatial_scale;
+};
+
+// Where a RoI takes its values from.
+enum class Source {
+  map,
+  none,     // its level is none of the maps
+  invalid,  // it is not finite or absurdly large
+};
+
 template <typename T>
 struct RoiTaps {
   int64_t image = 0;
   Taps<T> y, x;
 
-  // False for a RoI that is not finite or absurdly large.
-  bool set(const T* roi, int64_t images, int64_t height, int64_t width, const RoiAlignShape& shape) {
-    const T scale = static_cast<T>(shape.spatial_scale);
+  template <typename Value>
+  Source set(const T* roi, int64_t level, const std::vector<Map<Value>>& maps, const RoiAlignShape& shape) {
+    const bool exists = level >= 0 && level < static_cast<int64_t>(maps.size());
+    const auto& map = maps[exists ? level : 0];
+    const T scale = static_cast<T>(map.spatial_scale);
     const T limit = static_cast<T>(1 << 22);
     for (int i = 1; i < 5; ++i) {
-      if (!(std::abs(roi[i] * scale) < limit)) return false;
+      if (!(std::abs(roi[i] * scale) < limit)) return Source::invalid;
     }
-    TORCH_CHECK(roi[0] >= 0 && roi[0] < static_cast<T>(images), "roi_align: RoI of image ", roi[0], " in a batch of ",
-                images);
+    TORCH_CHECK(roi[0] >= 0 && roi[0] < static_cast<T>(map.images), "roi_align: RoI of image ", roi[0],
+                " in a batch of ", map.images);
+    if (!exists) return Source::none;
     image = static_cast<int64_t>(roi[0]);
     const T x1 = roi[1] * scale, y1 = roi[2] * scale;
     const T roi_width = std::max(roi[3] * scale - x1, T(1));
@@ -83,11 +101,21 @@ struct RoiTaps {
       return shape.sampling_ratio > 0 ? shape.sampling_ratio : static_cast<int64_t>(std::ceil(length / bins));
     };
     y.set(y1, roi_height / static_cast<T>(shape.pooled_height), shape.pooled_height,
-          samples(roi_height, shape.pooled_height), height);
+          samples(roi_height, shape.pooled_height), map.height);
     x.set(x1, roi_width / static_cast<T>(shape.pooled_width), shape.pooled_width,
-          samples(roi_width, shape.pooled_width), width);
-    return true;
+          samples(roi_width, shape.pooled_width), map.width);
+    return Source::map;
   }
+};
+
+// The RoIs and their levels.
+template <typename T>
+struct Rois {
+  at::Tensor rois, levels;
+
+  int64_t size() const { return rois.size(0); }
+  const T* roi(int64_t r) const { return rois.const_data_ptr<T>() + r * 5; }
+  int64_t level(int64_t r) const { return levels.defined() ? levels.const_data_ptr<int64_t>()[r] : 0; }
 };
 
 // Rows (channel vectors) and weights of one bin.
@@ -105,29 +133,29 @@ void bin_taps(const RoiTaps<T>& taps, Pointer image, int64_t row_stride, int64_t
 }
 
 template <typename T>
-void forward(const at::Tensor& input, const at::Tensor& rois, const RoiAlignShape& shape, bool channels_last,
+void forward(const std::vector<Map<const T>>& maps, const Rois<T>& rois, const RoiAlignShape& shape, bool channels_last,
              at::Tensor& output) {
-  const auto images = input.size(0), channels = input.size(1), height = input.size(2), width = input.size(3);
-  const auto bins = shape.pooled_height * shape.pooled_width;
-  const T* data = input.const_data_ptr<T>();
-  const T* roi_data = rois.const_data_ptr<T>();
+  const auto channels = output.size(1), bins = shape.pooled_height * shape.pooled_width;
   T* out_data = output.mutable_data_ptr<T>();
-  at::parallel_for(0, rois.size(0), 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, rois.size(), 1, [&](int64_t begin, int64_t end) {
     RoiTaps<T> taps;
     std::vector<const T*> rows;
     std::vector<T> weights;
     std::vector<T> scratch(channels_last ? 0 : bins * channels);
     for (auto r = begin; r < end; ++r) {
       T* out = out_data + r * bins * channels;
-      if (!taps.set(roi_data + r * 5, images, height, width, shape)) {
-        std::fill(out, out + bins * channels, std::numeric_limits<T>::quiet_NaN());
+      const auto level = rois.level(r);
+      const auto source = taps.set(rois.roi(r), level, maps, shape);
+      if (source != Source::map) {
+        std::fill(out, out + bins * channels, source == Source::none ? T(0) : std::numeric_limits<T>::quiet_NaN());
         continue;
       }
-      const T* image = data + taps.image * height * width * channels;
+      const auto& map = maps[level];
+      const T* image = map.data + taps.image * map.height * map.width * channels;
       T* pooled = channels_last ? out : scratch.data();
       for (int64_t ph = 0; ph < shape.pooled_height; ++ph) {
         for (int64_t pw = 0; pw < shape.pooled_width; ++pw) {
-          bin_taps(taps, image, width * channels, channels, ph, pw, rows, weights);
+          bin_taps(taps, image, map.width * channels, channels, ph, pw, rows, weights);
           simd::weighted_sum(pooled + (ph * shape.pooled_width + pw) * channels, rows.data(), weights.data(),
                              static_cast<int64_t>(rows.size()), channels);
         }
@@ -142,14 +170,10 @@ void forward(const at::Tensor& input, const at::Tensor& rois, const RoiAlignShap
 }
 
 template <typename T>
-void backward(const at::Tensor& grad_output, const at::Tensor& rois, const RoiAlignShape& shape,
-              at::Tensor& grad_input) {
-  const auto images = grad_input.size(0), channels = grad_input.size(1);
-  const auto height = grad_input.size(2), width = grad_input.size(3);
-  const auto bins = shape.pooled_height * shape.pooled_width;
+void backward(const at::Tensor& grad_output, const Rois<T>& rois, const RoiAlignShape& shape,
+              const std::vector<Map<T>>& maps) {
+  const auto channels = grad_output.size(1), bins = shape.pooled_height * shape.pooled_width;
   const T* grad_data = grad_output.const_data_ptr<T>();
-  const T* roi_data = rois.const_data_ptr<T>();
-  T* data = grad_input.mutable_data_ptr<T>();
   // Threads share the channels, not the RoIs: RoIs overlap, and so the sums do not depend on the number of threads.
   constexpr int64_t block = 16;
   at::parallel_for(0, (channels + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
@@ -157,13 +181,15 @@ void backward(const at::Tensor& grad_output, const at::Tensor& rois, const RoiAl
     RoiTaps<T> taps;
     std::vector<T*> rows;
     std::vector<T> weights;
-    for (int64_t r = 0; r < rois.size(0); ++r) {
-      if (!taps.set(roi_data + r * 5, images, height, width, shape)) continue;
-      T* image = data + taps.image * height * width * channels + first;
+    for (int64_t r = 0; r < rois.size(); ++r) {
+      const auto level = rois.level(r);
+      if (taps.set(rois.roi(r), level, maps, shape) != Source::map) continue;
+      const auto& map = maps[level];
+      T* image = map.data + taps.image * map.height * map.width * channels + first;
       const T* grad = grad_data + r * bins * channels + first;
       for (int64_t ph = 0; ph < shape.pooled_height; ++ph) {
         for (int64_t pw = 0; pw < shape.pooled_width; ++pw, grad += channels) {
-          bin_taps(taps, image, width * channels, channels, ph, pw, rows, weights);
+          bin_taps(taps, image, map.width * channels, channels, ph, pw, rows, weights);
           simd::weighted_scatter(rows.data(), weights.data(), static_cast<int64_t>(rows.size()), grad, count);
         }
       }
@@ -171,34 +197,54 @@ void backward(const at::Tensor& grad_output, const at::Tensor& rois, const RoiAl
   });
 }
 
+// `data` of each map, as `pointer(tensor)` gives it.
+template <typename T, typename Function>
+std::vector<Map<T>> maps_of(const std::vector<at::Tensor>& tensors, const RoiAlignShape& shape, Function pointer) {
+  std::vector<Map<T>> maps;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const auto& t = tensors[i];
+    maps.push_back({pointer(t), t.size(0), t.size(2), t.size(3), shape.spatial_scales[i]});
+  }
+  return maps;
+}
+
 }  // namespace
 
-at::Tensor roi_align_forward_cpu(const at::Tensor& input, const at::Tensor& rois, const RoiAlignShape& shape) {
-  const auto format = input.suggest_memory_format();
+at::Tensor roi_align_forward_cpu(at::TensorList inputs, const at::Tensor& rois, const at::Tensor& levels,
+                                 const RoiAlignShape& shape) {
+  const auto format = inputs[0].suggest_memory_format();
   const auto channels_last = format == at::MemoryFormat::ChannelsLast;
-  auto output = at::empty({rois.size(0), input.size(1), shape.pooled_height, shape.pooled_width},
-                          input.options().memory_format(format));
+  auto output = at::empty({rois.size(0), inputs[0].size(1), shape.pooled_height, shape.pooled_width},
+                          inputs[0].options().memory_format(format));
   if (output.numel() == 0) return output;
-  const auto rearranged = input.contiguous(at::MemoryFormat::ChannelsLast);
-  const auto regions = rois.contiguous();
-  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "roi_align_forward", [&] {
-    forward<scalar_t>(rearranged, regions, shape, channels_last, output);
+  std::vector<at::Tensor> rearranged;
+  for (const auto& input : inputs) rearranged.push_back(input.contiguous(at::MemoryFormat::ChannelsLast));
+  AT_DISPATCH_FLOATING_TYPES(output.scalar_type(), "roi_align_forward", [&] {
+    const auto pointer = [](const at::Tensor& t) { return t.const_data_ptr<scalar_t>(); };
+    const auto maps = maps_of<const scalar_t>(rearranged, shape, pointer);
+    forward<scalar_t>(maps, {rois.contiguous(), levels}, shape, channels_last, output);
   });
   return output;
 }
 
-at::Tensor roi_align_backward_cpu(const at::Tensor& grad_output, const at::Tensor& rois, at::IntArrayRef input_size,
-                                  const RoiAlignShape& shape) {
+std::vector<at::Tensor> roi_align_backward_cpu(const at::Tensor& grad_output, const at::Tensor& rois,
+                                               const at::Tensor& levels,
+                                               const std::vector<std::vector<int64_t>>& input_sizes,
+                                               const RoiAlignShape& shape) {
   const auto format = grad_output.suggest_memory_format();
-  auto grad_input = at::empty(input_size, grad_output.options().memory_format(at::MemoryFormat::ChannelsLast)).zero_();
-  if (grad_output.numel() > 0 && grad_input.numel() > 0) {
+  const auto options = grad_output.options().memory_format(at::MemoryFormat::ChannelsLast);
+  std::vector<at::Tensor> grads;
+  for (const auto& size : input_sizes) grads.push_back(at::empty(size, options).zero_());
+  if (grad_output.numel() > 0) {
     const auto rearranged = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
-    const auto regions = rois.contiguous();
     AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), "roi_align_backward", [&] {
-      backward<scalar_t>(rearranged, regions, shape, grad_input);
+      const auto pointer = [](const at::Tensor& t) { return t.mutable_data_ptr<scalar_t>(); };
+      const auto maps = maps_of<scalar_t>(grads, shape, pointer);
+      backward<scalar_t>(rearranged, {rois.contiguous(), levels}, shape, maps);
     });
   }
-  return grad_input.contiguous(format);
+  for (auto& grad : grads) grad = grad.contiguous(format);
+  return grads;
 }
 
 }  // namespace mrb

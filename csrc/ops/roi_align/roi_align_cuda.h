@@ -8,22 +8,29 @@
 #include "cuda/scalar_type.h"
 #include "ops/common/roi_sizes.h"
 
+// The maps that one launch pools from at most.
+constexpr int mrb_cuda_roi_align_most_maps = 8;
+
 extern "C" {
 
-// output[roi, channel, bin] of `type`, from `input` of `type`.
-cudaError_t mrb_cuda_roi_align_forward(const void* input, const float* rois, void* output,
-                                       const mrb_cuda_roi_sizes* sizes, int64_t sampling_ratio, mrb_scalar_type type,
-                                       cudaStream_t stream);
+// Everything has one entry of `sizes` for each of the `count` maps, which have the same images, channels and pooled sizes.
+// `levels` is null for one map.
 
-// Adds to `grad_input`, which is zero before, with atomic additions: the order of the sums is not fixed.
-cudaError_t mrb_cuda_roi_align_backward(const void* grad_output, const float* rois, float* grad_input,
-                                        const mrb_cuda_roi_sizes* sizes, int64_t sampling_ratio, mrb_scalar_type type,
-                                        cudaStream_t stream);
+// output[roi, channel, bin] of `type`, from `inputs` of `type`.
+cudaError_t mrb_cuda_roi_align_forward(const void* const* inputs, const mrb_cuda_roi_sizes* sizes, int64_t count,
+                                       const float* rois, const int64_t* levels, void* output, int64_t sampling_ratio,
+                                       mrb_scalar_type type, cudaStream_t stream);
 
-// Writes all of `grad_input`; each pixel gathers what it is owed in the order of the RoIs, so that the bits are the
+// Adds to `grad_inputs`, which are zero before, with atomic additions: the order of the sums is not fixed.
+cudaError_t mrb_cuda_roi_align_backward(float* const* grad_inputs, const mrb_cuda_roi_sizes* sizes, int64_t count,
+                                        const float* rois, const int64_t* levels, const void* grad_output,
+                                        int64_t sampling_ratio, mrb_scalar_type type, cudaStream_t stream);
+
+// Writes all of `grad_inputs`; each pixel gathers what it is owed in the order of the RoIs, so that the bits are the
 // same every time.
-cudaError_t mrb_cuda_roi_align_backward_deterministic(const void* grad_output, const float* rois, void* grad_input,
-                                                      const mrb_cuda_roi_sizes* sizes, int64_t sampling_ratio,
+cudaError_t mrb_cuda_roi_align_backward_deterministic(void* const* grad_inputs, const mrb_cuda_roi_sizes* sizes,
+                                                      int64_t count, const float* rois, const int64_t* levels,
+                                                      const void* grad_output, int64_t sampling_ratio,
                                                       mrb_scalar_type type, cudaStream_t stream);
 
 }  // extern "C"

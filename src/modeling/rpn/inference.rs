@@ -4,10 +4,10 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use crate::config::Config;
-use crate::layers::nms_mask;
+use crate::layers::{nms_mask, NmsGroups};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::utils::{cat, indices_of_all};
-use crate::structures::{cat_boxlist, large_boxes, BoxList, ImageList, Mode};
+use crate::modeling::utils::{cat, greatest_corners, indices_of_all};
+use crate::structures::{cat_boxlist, BoxList, ImageList, Mode};
 
 use super::utils::permute_and_flatten;
 
@@ -60,20 +60,16 @@ impl RpnPostProcessor {
         let lengths: Vec<i64> = levels.iter().map(|level| level.size()[0]).collect();
         let (scores, codes, references) = (cat(&scores, 1), cat(&codes, 1), cat(&references, 1));
         let boxes = self.box_coder.decode(&codes.flatten(0, 1), &references.flatten(0, 1)).view([number, -1, 4]);
-        let levels = cat(&levels, 0);
-
-        let mut boxlists = Vec::with_capacity(images.len());
-        let mut masks = Vec::with_capacity(images.len());
-        for (image, (height, width)) in (0..).zip(&images.image_sizes) {
-            let mut boxlist = BoxList::new(boxes.get(image), (*width, *height), Mode::Xyxy)?;
-            boxlist.add_field("objectness", scores.get(image));
-            let boxlist = boxlist.clip_to_image(false)?;
-            masks.push(self.survivors(&boxlist, &levels, &lengths)?);
-            boxlists.push(boxlist);
-        }
-        let kept = indices_of_all(&masks);
-        let boxlists =
-            boxlists.iter().zip(&kept).map(|(boxes, kept)| boxes.select(kept)).collect::<Result<Vec<_>>>()?;
+        let sizes: Vec<(i64, i64)> = images.image_sizes.iter().map(|(height, width)| (*width, *height)).collect();
+        let limits = greatest_corners(&sizes, boxes.device()).unsqueeze(1);
+        let boxes = boxes.clamp_min(0).minimum(&limits);
+        let kept = indices_of_all(&self.survivors(&boxes, &scores, &cat(&levels, 0), &lengths).unbind(0));
+        let of_image = |(image, (size, kept)): (i64, (&(i64, i64), &Tensor))| {
+            let mut boxlist = BoxList::new(boxes.get(image).index_select(0, kept), *size, Mode::Xyxy)?;
+            boxlist.add_field("objectness", scores.get(image).index_select(0, kept));
+            Ok(boxlist)
+        };
+        let boxlists = (0..).zip(sizes.iter().zip(&kept)).map(of_image).collect::<Result<Vec<_>>>()?;
         if objectness.len() > 1 {
             self.select_over_all_levels(boxlists)
         } else {
@@ -81,26 +77,32 @@ impl RpnPostProcessor {
         }
     }
 
-    /// Which boxes of an image are large enough, survive NMS within their level, and are among the first of those.
+    /// Which boxes are large enough, survive NMS within their image and level, and are among the first of those.
     ///
     /// # Shapes
-    /// `boxlist` K boxes, level after level; `levels` `[K]` int64 with `lengths` entries of each → `[K]` bool.
-    fn survivors(&self, boxlist: &BoxList, levels: &Tensor, lengths: &[i64]) -> Result<Tensor> {
-        let large = large_boxes(boxlist, self.min_size as f64);
+    /// `boxes` `[N, K, 4]` and `scores` `[N, K]`, level after level; `levels` `[K]` int64 with `lengths` entries of each
+    /// → `[N, K]` bool.
+    fn survivors(&self, boxes: &Tensor, scores: &Tensor, levels: &Tensor, lengths: &[i64]) -> Tensor {
+        let sides = boxes.narrow(2, 2, 2) - boxes.narrow(2, 0, 2) + 1;
+        let large = sides.ge(self.min_size).all_dim(2, false);
         if self.nms_thresh <= 0.0 {
-            return Ok(large);
+            return large;
         }
-        // Small boxes go into a group of their own, where they suppress nobody else.
-        let small = lengths.len() as i64;
-        let groups = levels.masked_fill(&large.logical_not(), small);
-        let scores = boxlist.tensor_field("objectness")?;
-        let keep = nms_mask(boxlist.bbox(), scores, &groups, small + 1, self.nms_thresh).logical_and(&large);
+        let (images, count) = (boxes.size()[0], lengths.len() as i64);
+        let first_groups = Tensor::arange(images, (Kind::Int64, levels.device())) * count;
+        let of_box = (first_groups.unsqueeze(1) + levels).flatten(0, 1);
+        let largest = lengths.iter().copied().max().unwrap_or(0);
+        let groups = NmsGroups { of_box: &of_box, count: images * count, largest };
+        // After all others of their group (which have a probability) small boxes suppress none of them.
+        let scores = scores.masked_fill(&large.logical_not(), -1.0);
+        let keep = nms_mask(&boxes.flatten(0, 1), &scores.flatten(0, 1), groups, self.nms_thresh);
+        let keep = keep.view_as(&large).logical_and(&large);
         if self.post_nms_top_n <= 0 {
-            return Ok(keep);
+            return keep;
         }
-        let by_level = keep.split_with_sizes(lengths, 0);
-        let ranks: Vec<Tensor> = by_level.iter().map(|keep| keep.cumsum(0, Kind::Int64)).collect();
-        Ok(keep.logical_and(&cat(&ranks, 0).le(self.post_nms_top_n)))
+        let by_level = keep.split_with_sizes(lengths, 1);
+        let ranks: Vec<Tensor> = by_level.iter().map(|keep| keep.cumsum(1, Kind::Int64)).collect();
+        keep.logical_and(&cat(&ranks, 1).le(self.post_nms_top_n))
     }
 
     fn select_over_all_levels(&self, boxlists: Vec<BoxList>) -> Result<Vec<BoxList>> {

@@ -2,7 +2,7 @@
 //! functions that are given [`Operators`] serve the emulated code as well.
 
 use maskrcnn_benchmark::ffi::Generator;
-use maskrcnn_benchmark::layers::SuppressionRule;
+use maskrcnn_benchmark::layers::{NmsGroups, SuppressionRule};
 use tch::{Device, Kind, Tensor};
 
 use super::operators;
@@ -122,6 +122,12 @@ fn roi_align_equals_the_cpu_s() {
 }
 
 pub fn roi_align_like_the_cpu_s(operators: Operators) {
+    // The second map in a pyramid of two.
+    compare("cuda/roi_align pyramid", operators, |by, input, rois| {
+        let maps = [input.detach().narrow(2, 0, 20).contiguous(), input.shallow_clone()];
+        let levels = Tensor::arange(rois.size()[0], (Kind::Int64, rois.device())).remainder(4).clamp_max(1);
+        by.multi_scale_roi_align(&maps, rois, &levels, (7, 5), &[0.25, 0.125], 2)
+    });
     compare("cuda/roi_align fixed", operators, |by, input, rois| by.roi_align(input, rois, (7, 5), 0.125, 2));
     compare("cuda/roi_align adaptive", operators, |by, input, rois| by.roi_align(input, rois, (3, 4), 0.125, 0));
 }
@@ -182,7 +188,8 @@ pub fn nms_like_the_cpu_s(operators: Operators) {
                 let got = operators.nms(&on_gpu, &scores_gpu, threshold, rule).to_device(Device::Cpu);
                 report.check(&case, &format!("{rule:?}"), (got != want).then(|| "other boxes are kept".into()));
             }
-            let mask = operators.nms_mask(&on_gpu, &scores_gpu, &groups_gpu, 7, threshold).to_device(Device::Cpu);
+            let all = NmsGroups { of_box: &groups_gpu, count: 7, largest: count };
+            let mask = operators.nms_mask(&on_gpu, &scores_gpu, all, threshold).to_device(Device::Cpu);
             for group in 0..7 {
                 let places = groups.eq(group).nonzero().squeeze_dim(1);
                 let alone = (corners.index_select(0, &places), scores.index_select(0, &places));

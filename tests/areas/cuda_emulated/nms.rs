@@ -8,8 +8,8 @@ use super::memory::{optional, Buffer};
 use crate::ops::cases;
 use crate::support::{indices, random, Report};
 
-type Mask = unsafe extern "C" fn(*const f32, *const i64, *mut u64, i64, f32, bool, *mut c_void) -> c_int;
-type Select = unsafe extern "C" fn(*const u64, *const i64, *const i64, *mut bool, i64, i64, *mut c_void) -> c_int;
+type Mask = unsafe extern "C" fn(*const f32, *const i64, *mut u64, i64, i64, f32, bool, *mut c_void) -> c_int;
+type Select = unsafe extern "C" fn(*const u64, *const i64, *const i64, *mut bool, i64, i64, i64, *mut c_void) -> c_int;
 
 /// Both kernels on sorted boxes, as the wrapper calls them: the indices of the survivors, rising.
 fn kept(boxes: &Tensor, scores: &Tensor, groups: Option<(&Tensor, i64)>, threshold: f64, at: bool) -> Option<Vec<i64>> {
@@ -24,17 +24,20 @@ fn kept(boxes: &Tensor, scores: &Tensor, groups: Option<(&Tensor, i64)>, thresho
     let sorted = Buffer::of(&boxes.index_select(0, &order));
     let sorted_groups = groups.map(|(groups, _)| Buffer::of(&groups.index_select(0, &order)));
     let group_count = groups.map_or(1, |(_, number)| number);
+    let sizes = groups.map(|(groups, number)| groups.bincount(None::<Tensor>, number).max().int64_value(&[]));
+    let largest = sizes.unwrap_or(count);
     // Words that nobody writes are full of ones: who read one would lose boxes.
-    let mut words = Buffer::unwritten(&[count, (count + 63) / 64], Kind::Int64);
+    let mut words = Buffer::unwritten(&[count, (largest + 62) / 64 + 1], Kind::Int64);
     let mut keep = Buffer::zeros(&[count], Kind::Bool);
     let places = Buffer::of(&order);
     let group_pointer = optional(sorted_groups.as_ref());
     // SAFETY: the buffers have the sizes that the functions are told.
     let statuses = unsafe {
         let stream = STREAM;
-        let first = mask(sorted.pointer(), group_pointer, words.pointer_mut(), count, threshold as f32, at, stream);
+        let (words_mut, threshold) = (words.pointer_mut(), threshold as f32);
+        let first = mask(sorted.pointer(), group_pointer, words_mut, count, largest, threshold, at, stream);
         let keep = keep.pointer_mut();
-        (first, select(words.pointer(), group_pointer, places.pointer(), keep, count, group_count, stream))
+        (first, select(words.pointer(), group_pointer, places.pointer(), keep, count, largest, group_count, stream))
     };
     assert_eq!(statuses, (0, 0), "launches");
     Some(indices(&keep.tensor().nonzero().squeeze_dim(1)))
@@ -96,6 +99,20 @@ fn equals_the_cpu_kernel() {
             }
         }
         report.finish();
+    });
+}
+
+/// More groups than fit into a tile, and some that begin and end within one.
+#[test]
+fn many_small_groups_equal_the_cpu_kernel() {
+    let (count, number) = (1000, 60);
+    let (boxes, scores) = boxes_and_scores(count, 7);
+    let groups = ((random(&[count], 8) + 1.0) * 0.5 * number as f64).floor().to_kind(Kind::Int64);
+    let all = layers::NmsGroups { of_box: &groups, count: number, largest: count };
+    let want = layers::nms_mask(&boxes, &scores, all, 0.2).nonzero().squeeze_dim(1);
+    in_each_order(|| {
+        let Some(got) = kept(&boxes, &scores, Some((&groups, number)), 0.2, true) else { return };
+        assert_eq!(got, indices(&want));
     });
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::{c_char, c_int, CStr};
 
 use maskrcnn_benchmark::ffi::{DeformConvGeometry, DeformRoiPoolGeometry};
+use maskrcnn_benchmark::layers::NmsGroups;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -41,9 +42,24 @@ fn optional(tensor: Option<&Tensor>) -> In {
 }
 
 pub fn roi_align(input: &Tensor, rois: &Tensor, size: (i64, i64), scale: f64, ratio: i64) -> Result<Tensor> {
-    let run: unsafe extern "C" fn(*mut Error, Out, In, In, i64, i64, f64, i64) -> c_int = found("mrb_roi_align");
+    multi_scale_roi_align(std::slice::from_ref(input), rois, None, size, &[scale], ratio)
+}
+
+pub fn multi_scale_roi_align(
+    inputs: &[Tensor],
+    rois: &Tensor,
+    levels: Option<&Tensor>,
+    (height, width): (i64, i64),
+    scales: &[f64],
+    ratio: i64,
+) -> Result<Tensor> {
+    type Run = unsafe extern "C" fn(*mut Error, Out, *const In, *const f64, i64, In, In, i64, i64, i64) -> c_int;
+    let run: Run = found("mrb_roi_align");
+    let handles: Vec<In> = inputs.iter().map(Tensor::as_ptr).collect();
+    let (maps, scales, count) = (handles.as_ptr(), scales.as_ptr(), handles.len() as i64);
+    let (rois, levels) = (rois.as_ptr(), optional(levels));
     // SAFETY: the handles come from live tensors, error and output from `call`; so it is below.
-    call(|error, [output]| unsafe { run(error, output, input.as_ptr(), rois.as_ptr(), size.0, size.1, scale, ratio) })
+    call(|error, [output]| unsafe { run(error, output, maps, scales, count, rois, levels, height, width, ratio) })
         .map(|[output]| output)
 }
 
@@ -61,11 +77,13 @@ pub fn nms(boxes: &Tensor, scores: &Tensor, threshold: f64, at_threshold: bool) 
         .map(|[keep]| keep)
 }
 
-pub fn nms_mask(boxes: &Tensor, scores: &Tensor, groups: &Tensor, count: i64, threshold: f64) -> Result<Tensor> {
-    let run: unsafe extern "C" fn(*mut Error, Out, In, In, In, i64, f64, bool) -> c_int = found("mrb_nms_mask");
-    let (boxes, scores, groups) = (boxes.as_ptr(), scores.as_ptr(), groups.as_ptr());
+pub fn nms_mask(boxes: &Tensor, scores: &Tensor, groups: NmsGroups<'_>, threshold: f64) -> Result<Tensor> {
+    let run: unsafe extern "C" fn(*mut Error, Out, In, In, In, i64, i64, f64, bool) -> c_int = found("mrb_nms_mask");
+    let (boxes, scores, of_box) = (boxes.as_ptr(), scores.as_ptr(), groups.of_box.as_ptr());
+    let (count, largest) = (groups.count, groups.largest);
     // SAFETY: as above.
-    call(|error, [keep]| unsafe { run(error, keep, boxes, scores, groups, count, threshold, false) }).map(|[keep]| keep)
+    call(|error, [keep]| unsafe { run(error, keep, boxes, scores, of_box, count, largest, threshold, false) })
+        .map(|[keep]| keep)
 }
 
 pub fn match_by_iou(gt: &Tensor, predictions: &Tensor) -> Result<[Tensor; 3]> {

@@ -6,7 +6,7 @@ use maskrcnn_benchmark::layers;
 use tch::{Kind, Tensor};
 
 use super::library::{function, in_each_order, STREAM};
-use super::memory::Buffer;
+use super::memory::{optional, Buffer};
 use super::{close_to_cpu, regions, rounded, scalar_type, KINDS};
 use crate::ops::{cases, gradients, leaf, pair};
 use crate::support::{number, random, Report};
@@ -29,8 +29,18 @@ struct Sizes {
     channels_last: bool,
 }
 
-type Align =
-    unsafe extern "C" fn(*const c_void, *const f32, *mut c_void, *const Sizes, i64, c_int, *mut c_void) -> c_int;
+/// The maps (read or written), what is pooled from them (written or read).
+type Align = unsafe extern "C" fn(
+    *const *mut c_void,
+    *const Sizes,
+    i64,
+    *const f32,
+    *const i64,
+    *mut c_void,
+    i64,
+    c_int,
+    *mut c_void,
+) -> c_int;
 type PoolForward =
     unsafe extern "C" fn(*const c_void, *const f32, *mut c_void, *mut i32, *const Sizes, c_int, *mut c_void) -> c_int;
 type PoolBackward =
@@ -88,6 +98,21 @@ struct Pooled {
     deterministic_grad_input: Tensor,
 }
 
+/// Maps with their scales, and the level of each RoI.
+struct Pyramid {
+    maps: Vec<(Tensor, f64)>,
+    levels: Option<Tensor>,
+}
+
+/// What RoIAlign gives for a pyramid.
+struct Aligned {
+    output: Tensor,
+    /// float32
+    grad_inputs: Vec<Tensor>,
+    /// In the type of the maps.
+    deterministic_grad_inputs: Vec<Tensor>,
+}
+
 impl Pooling {
     /// That of a golden case; only RoIAlign's cases have a sampling ratio.
     fn of_case(parameters: &serde_json::Value, format: Format) -> Self {
@@ -130,26 +155,61 @@ impl Pooling {
     }
 
     fn align(&self, input: &Tensor, rois: &Tensor, grad_output: &Tensor, ratio: i64) -> Option<Pooled> {
-        let kind = input.kind();
-        let sizes = self.sizes(&input.size(), rois.size()[0]);
-        let (map, regions, grads) = (self.format.store(input), Buffer::of(rois), self.format.store(grad_output));
-        let launch = |name: &str, from: &Buffer, mut to: Buffer| {
-            // SAFETY: the type is that of the header; the gradient's float pointer is passed like any other.
+        let pyramid = Pyramid { maps: vec![(input.shallow_clone(), self.spatial_scale)], levels: None };
+        let mut aligned = self.align_levels(&pyramid, rois, grad_output, ratio)?;
+        Some(Pooled {
+            output: aligned.output,
+            argmax: None,
+            grad_input: aligned.grad_inputs.remove(0),
+            deterministic_grad_input: aligned.deterministic_grad_inputs.remove(0),
+        })
+    }
+
+    fn align_levels(&self, pyramid: &Pyramid, rois: &Tensor, grad_output: &Tensor, ratio: i64) -> Option<Aligned> {
+        let kind = grad_output.kind();
+        let of_map = |(map, spatial_scale): &(Tensor, f64)| {
+            Self { spatial_scale: *spatial_scale, ..*self }.sizes(&map.size(), rois.size()[0])
+        };
+        let sizes: Vec<Sizes> = pyramid.maps.iter().map(of_map).collect();
+        let regions = Buffer::of(rois);
+        let levels = pyramid.levels.as_ref().map(Buffer::of);
+        let launch = |name: &str, maps: &mut [Buffer], pooled: &mut Buffer| {
+            // SAFETY: the type is that of the header; pointers to float and to what is only read are passed like others.
             let function: Align = unsafe { function(name) }?;
+            let maps: Vec<*mut c_void> = maps.iter_mut().map(Buffer::pointer_mut).collect();
             // SAFETY: the buffers have the sizes and types that the function is told.
             let status = unsafe {
-                function(from.pointer(), regions.pointer(), to.pointer_mut(), &sizes, ratio, scalar_type(kind), STREAM)
+                function(
+                    maps.as_ptr(),
+                    sizes.as_ptr(),
+                    maps.len() as i64,
+                    regions.pointer(),
+                    optional(levels.as_ref()),
+                    pooled.pointer_mut(),
+                    ratio,
+                    scalar_type(kind),
+                    STREAM,
+                )
             };
             assert_eq!(status, 0, "{name}");
-            Some(self.format.load(&to))
+            Some(())
         };
-        let (stored, stored_map) = (self.format.stored(&grad_output.size()), self.format.stored(&input.size()));
-        let output = launch("mrb_cuda_roi_align_forward", &map, Buffer::unwritten(&stored, kind))?;
-        let zeros = Buffer::zeros(&stored_map, Kind::Float);
-        let grad_input = launch("mrb_cuda_roi_align_backward", &grads, zeros)?;
-        let unwritten = Buffer::unwritten(&stored_map, kind);
-        let deterministic_grad_input = launch("mrb_cuda_roi_align_backward_deterministic", &grads, unwritten)?;
-        Some(Pooled { output, argmax: None, grad_input, deterministic_grad_input })
+        let stored: Vec<Vec<i64>> = pyramid.maps.iter().map(|(map, _)| self.format.stored(&map.size())).collect();
+        let load = |buffers: &[Buffer]| buffers.iter().map(|buffer| self.format.load(buffer)).collect();
+
+        let mut maps: Vec<Buffer> = pyramid.maps.iter().map(|(map, _)| self.format.store(map)).collect();
+        let mut output = Buffer::unwritten(&self.format.stored(&grad_output.size()), kind);
+        launch("mrb_cuda_roi_align_forward", &mut maps, &mut output)?;
+        let mut grads = self.format.store(grad_output);
+        let mut zeros: Vec<Buffer> = stored.iter().map(|shape| Buffer::zeros(shape, Kind::Float)).collect();
+        launch("mrb_cuda_roi_align_backward", &mut zeros, &mut grads)?;
+        let mut unwritten: Vec<Buffer> = stored.iter().map(|shape| Buffer::unwritten(shape, kind)).collect();
+        launch("mrb_cuda_roi_align_backward_deterministic", &mut unwritten, &mut grads)?;
+        Some(Aligned {
+            output: self.format.load(&output),
+            grad_inputs: load(&zeros),
+            deterministic_grad_inputs: load(&unwritten),
+        })
     }
 
     fn pool(&self, input: &Tensor, rois: &Tensor, grad_output: &Tensor) -> Option<Pooled> {
@@ -298,6 +358,66 @@ fn both_equal_the_cpu_kernels() {
         }
         report.finish();
     });
+}
+
+#[test]
+fn a_pyramid_equals_the_cpu_kernel() {
+    let mut report = Report::new("cuda_emulated/roi_align");
+    let (scales, count) = ([0.5, 0.25, 0.125], 23);
+    let rois = regions(count, 2, (40.0, 48.0), 3);
+    // Also levels that do not exist.
+    let levels = ((random(&[count], 4) + 1.0) * 2.5).floor().to_kind(Kind::Int64) - 1;
+    for (kind, format) in KINDS.into_iter().flat_map(|kind| FORMATS.map(|format| (kind, format))) {
+        let pooling = Pooling { output_size: (3, 2), spatial_scale: f64::NAN, sampling_ratio: Some(2), format };
+        let sides = [(24, 20), (12, 10), (6, 5)];
+        let maps: Vec<Tensor> =
+            (5..).zip(sides).map(|(seed, (h, w))| leaf(&rounded(&random(&[2, 9, h, w], seed), kind))).collect();
+        let want = layers::multi_scale_roi_align(&maps, &rois, &levels, (3, 2), &scales, 2);
+        let factors = rounded(&random(&want.size(), 8), kind);
+        let want_grads = gradients(&want, &factors, &maps.iter().collect::<Vec<_>>());
+        let typed = maps.iter().map(|map| map.detach().to_kind(kind));
+        let pyramid = Pyramid { maps: typed.zip(scales).collect(), levels: Some(levels.shallow_clone()) };
+        let Some(aligned) = pooling.align_levels(&pyramid, &rois, &factors.to_kind(kind), 2) else { return };
+        let case = format!("{format:?}");
+        close_to_cpu(&mut report, &case, "output", &aligned.output, &want);
+        for (level, want) in want_grads.iter().enumerate() {
+            let name = format!("grad_input {level}");
+            close_to_cpu(&mut report, &case, &name, &aligned.grad_inputs[level], want);
+            close_to_cpu(
+                &mut report,
+                &case,
+                &format!("deterministic {name}"),
+                &aligned.deterministic_grad_inputs[level],
+                want,
+            );
+        }
+    }
+    report.finish();
+}
+
+/// One sample for each cell of a region that is millions of them wide: only those on the map take time.
+#[test]
+fn a_region_far_larger_than_the_map_has_the_cpu_s_values() {
+    let mut report = Report::new("cuda_emulated/roi_pooling");
+    let rois = Tensor::from_slice2(&[
+        [0.0f32, -4e6, -30.0, 3.9e6, 60.0],
+        [0.0, 2.0, -3.9e6, 30.0, 4.1e6],
+        [0.0, -4e6, -4e6, 4e6, 4e6],
+        [0.0, -70.0, -3.0, 9.0, 200.0],
+    ]);
+    let input = leaf(&(random(&[1, 3, 11, 14], 1) + 2.0));
+    for format in FORMATS {
+        let pooling = Pooling { output_size: (2, 3), spatial_scale: 1.0, sampling_ratio: Some(0), format };
+        let want = pooling.on_cpu(&input, &rois);
+        let factors = random(&want.size(), 2) * 1e3;
+        let want_grad = &gradients(&want, &factors, &[&input])[0];
+        let Some(pooled) = pooling.run(&input.detach(), &rois, &factors) else { return };
+        let case = format!("{format:?}");
+        close_to_cpu(&mut report, &case, "output", &pooled.output, &want);
+        close_to_cpu(&mut report, &case, "grad_input", &pooled.grad_input, want_grad);
+        close_to_cpu(&mut report, &case, "deterministic grad_input", &pooled.deterministic_grad_input, want_grad);
+    }
+    report.finish();
 }
 
 /// A kernel cannot raise an error.
