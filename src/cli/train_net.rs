@@ -48,11 +48,6 @@ pub fn train_net(args: impl CommandLine, registries: &Registries) -> Result<()> 
     let args: Args = parse(args)?;
     let program = Program::start(&args.config, (&args.distributed, &args.backend), &args, true)?;
     log_config(&program, &args.config)?;
-    if !args.skip_test || program.cfg.solver.test_period > 0 {
-        program
-            .check_test(registries)
-            .context("DATASETS.TEST, which is tested after the training without --skip-test")?;
-    }
     let model = train(&program, &args, registries)?;
     if !args.skip_test {
         program.run_test(&model, registries)?;
@@ -85,6 +80,11 @@ fn log_config(program: &Program, args: &ConfigArgs) -> Result<()> {
 fn train(program: &Program, args: &Args, registries: &Registries) -> Result<GeneralizedRcnn> {
     let cfg = &program.cfg;
     let (parameters, mut model) = program.build_model(registries)?;
+    if !args.skip_test || cfg.solver.test_period > 0 {
+        program
+            .check_test(registries)
+            .context("DATASETS.TEST, which is tested after the training without --skip-test")?;
+    }
     if args.backend.channels_last {
         model = model.with_channels_last().context("--channels-last")?;
     }

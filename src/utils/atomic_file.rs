@@ -149,11 +149,11 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path())?.count(), 1);
         let error = write_atomically(&dir.path().join("missing/file"), b"x").unwrap_err();
         assert!(format!("{error:#}").contains("missing/file"), "{error:#}");
-        let error = atomically(&path, |mut file, _| {
+        let error = atomically(&path, |mut file, _| -> Result<()> {
             file.write_all(b"half")?;
             anyhow::bail!("the rest does not come")
         });
-        let error = format!("{:#}", error.map(|()| ()).unwrap_err());
+        let error = format!("{:#}", error.unwrap_err());
         assert!(error.contains("last_checkpoint") && error.contains("the rest does not come"), "{error}");
         assert_eq!(fs::read(&path)?, b"two");
         assert_eq!(fs::read_dir(dir.path())?.count(), 1, "the temporary file is gone");

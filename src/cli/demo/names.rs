@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::config::paths_catalog::DatasetCatalog;
 use crate::config::Config;
-use crate::data::datasets::{self, BACKGROUND};
+use crate::data::datasets::BACKGROUND;
 use crate::engine::coco_demo::{coco_categories, Category};
 
 /// The classes of the labels from 1 on: from `labels.json`, which training writes, beside the weights or in
@@ -52,11 +52,11 @@ fn labels_json(file: &Path) -> Result<Vec<Category>> {
 fn annotations(file: &Path) -> Result<Vec<Category>> {
     #[derive(Deserialize)]
     struct Annotations {
-        categories: Vec<datasets::Category>,
+        categories: Vec<Category>,
     }
     let reader = std::io::BufReader::new(std::fs::File::open(file)?);
     let annotations: Annotations = serde_json::from_reader(reader)?;
-    Ok(annotations.categories.into_iter().map(|datasets::Category { id, name }| Category { id, name }).collect())
+    Ok(annotations.categories)
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ impl Default for DatasetRegistry {
     /// The original's kinds.
     fn default() -> Self {
         let mut registry = Self { factories: Registry::new("the kind (factory) of a data set") };
-        let builtin: [(&str, fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>>); 3] =
+        type Build = fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>>;
+        let builtin: [(&str, Build); 3] =
             [("COCODataset", coco), ("PascalVOCDataset", voc), ("CityScapesDataset", cityscapes)];
         for (name, build) in builtin {
             registry.register(name, build).expect("the names of built-in kinds differ");

@@ -21,7 +21,8 @@ impl Default for TransformRegistry {
     /// The original's steps: ColorJitter, Resize, RandomHorizontalFlip, RandomVerticalFlip.
     fn default() -> Self {
         let mut registry = Self { steps: Registry::new("the transform") };
-        let builtin: [(&str, fn(&Config, bool) -> Result<Box<dyn Transform>>); 4] = [
+        type Build = fn(&Config, bool) -> Result<Box<dyn Transform>>;
+        let builtin: [(&str, Build); 4] = [
             ("ColorJitter", color_jitter),
             ("Resize", resize),
             ("RandomHorizontalFlip", horizontal_flip),
