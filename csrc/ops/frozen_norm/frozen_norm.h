@@ -10,7 +10,17 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "ops/frozen_norm/map_rows.h"
+
 namespace mrb {
+
+// Of a map that is dense, NCHW or channels-last.
+inline mrb_map_rows rows_of(const at::Tensor& map) {
+  const auto channels = map.size(1), pixels = map.size(2) * map.size(3);
+  const bool channels_last = map.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
+  return {map.size(0) * (channels_last ? pixels : channels), channels_last ? channels : pixels, channels,
+          channels_last};
+}
 
 // Overwrites `x` with y. `x` is dense, NCHW or channels-last; `residual` (may be undefined) is like it.
 void frozen_norm_forward_cpu(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,

@@ -10,21 +10,6 @@
 namespace mrb {
 namespace {
 
-// Dense memory as rows that are contiguous: of one channel each (NCHW), or of all channels of a pixel (channels-last).
-struct Rows {
-  int64_t count, length, channels;
-  bool channels_last;
-
-  explicit Rows(const at::Tensor& map)
-      : channels(map.size(1)), channels_last(map.suggest_memory_format() == at::MemoryFormat::ChannelsLast) {
-    const auto pixels = map.size(2) * map.size(3);
-    count = map.size(0) * (channels_last ? pixels : channels);
-    length = channels_last ? channels : pixels;
-  }
-
-  int64_t grain() const { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, length)); }
-};
-
 // A number a row, or one for each of its values.
 template <bool each, typename T>
 struct Constant {
@@ -33,8 +18,9 @@ struct Constant {
 };
 
 template <typename Function>
-void for_rows(const Rows& rows, const Function& function) {
-  at::parallel_for(0, rows.count, rows.grain(), [&](int64_t begin, int64_t end) {
+void for_rows(const mrb_map_rows& rows, const Function& function) {
+  const auto grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, rows.length));
+  at::parallel_for(0, rows.rows, grain, [&](int64_t begin, int64_t end) {
     for (auto row = begin; row < end; ++row) {
       if (rows.channels_last) {
         function(row * rows.length, std::true_type{}, int64_t{0});
@@ -99,7 +85,7 @@ T* offset_or_null(T* data, int64_t offset) {
 
 void frozen_norm_forward_cpu(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
                              const at::Tensor& residual, bool relu) {
-  const Rows rows(x);
+  const auto rows = rows_of(x);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "frozen_norm_forward", [&] {
     using M = at::opmath_type<scalar_t>;
     auto* out = x.mutable_data_ptr<scalar_t>();
@@ -118,7 +104,7 @@ void frozen_norm_forward_cpu(const at::Tensor& x, const at::Tensor& scale, const
 
 void frozen_norm_backward_cpu(const at::Tensor& grad_y, const at::Tensor& y, const at::Tensor& scale,
                               const at::Tensor& grad_x, const at::Tensor& grad_residual) {
-  const Rows rows(grad_y);
+  const auto rows = rows_of(grad_y);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, grad_y.scalar_type(), "frozen_norm_backward", [&] {
     using M = at::opmath_type<scalar_t>;
     const auto *grads = grad_y.const_data_ptr<scalar_t>(), *results = data_or_null<scalar_t>(y);

@@ -4,17 +4,6 @@
 #include "ops/frozen_norm/frozen_norm.h"
 
 namespace mrb {
-namespace {
-
-mrb_cuda_map_rows rows_of(const at::Tensor& map) {
-  const auto channels = map.size(1), pixels = map.size(2) * map.size(3);
-  const bool channels_last = map.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
-  return {map.size(0) * (channels_last ? pixels : channels), channels_last ? channels : pixels, channels,
-          channels_last};
-}
-
-}  // namespace
-
 void frozen_norm_forward_cuda(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
                               const at::Tensor& residual, bool relu) {
   constexpr auto op = "frozen_norm";

@@ -20,7 +20,7 @@ struct Piece {
   }
 };
 
-__device__ Piece piece_of(const mrb_cuda_map_rows& map, int64_t block) {
+__device__ Piece piece_of(const mrb_map_rows& map, int64_t block) {
   if (map.channels_last) {
     const int64_t start = block * piece, left = map.rows * map.length - start;
     return {start, static_cast<int>(left < piece ? left : piece), static_cast<unsigned>(start % map.channels),
@@ -32,13 +32,13 @@ __device__ Piece piece_of(const mrb_cuda_map_rows& map, int64_t block) {
           static_cast<unsigned>(row % map.channels), 1};
 }
 
-int64_t piece_count(const mrb_cuda_map_rows& map) {
+int64_t piece_count(const mrb_map_rows& map) {
   return map.channels_last ? ceil_div(map.rows * map.length, piece) : map.rows * ceil_div(map.length, piece);
 }
 
 // The product is rounded before the sum, as libtorch's own operators do one after the other.
 template <typename T>
-__global__ void forward_kernel(int64_t blocks, mrb_cuda_map_rows map, T* x, const float* scale, const float* shift,
+__global__ void forward_kernel(int64_t blocks, mrb_map_rows map, T* x, const float* scale, const float* shift,
                                const T* residual, bool relu) {
   for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     const Piece part = piece_of(map, block);
@@ -54,7 +54,7 @@ __global__ void forward_kernel(int64_t blocks, mrb_cuda_map_rows map, T* x, cons
 }
 
 template <typename T>
-__global__ void backward_kernel(int64_t blocks, mrb_cuda_map_rows map, const T* grad_y, const T* y,
+__global__ void backward_kernel(int64_t blocks, mrb_map_rows map, const T* grad_y, const T* y,
                                 const float* scale, T* grad_x, T* grad_residual) {
   for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     const Piece part = piece_of(map, block);
@@ -69,8 +69,8 @@ __global__ void backward_kernel(int64_t blocks, mrb_cuda_map_rows map, const T* 
 }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch_pieces(cudaStream_t stream, const mrb_cuda_map_rows& map,
-                          void (*kernel)(int64_t, mrb_cuda_map_rows, Parameters...), Arguments... arguments) {
+cudaError_t launch_pieces(cudaStream_t stream, const mrb_map_rows& map,
+                          void (*kernel)(int64_t, mrb_map_rows, Parameters...), Arguments... arguments) {
   const int64_t blocks = map.rows * map.length > 0 ? piece_count(map) : 0, most = 1 << 30;
   if (blocks == 0) return cudaSuccess;
   return launch(stream, dim3(static_cast<unsigned>(blocks < most ? blocks : most)),
@@ -81,7 +81,7 @@ cudaError_t launch_pieces(cudaStream_t stream, const mrb_cuda_map_rows& map,
 }  // namespace mrb::cuda
 
 cudaError_t mrb_cuda_frozen_norm_forward(void* x, const float* scale, const float* shift, const void* residual,
-                                         bool relu, const mrb_cuda_map_rows* map, mrb_scalar_type type,
+                                         bool relu, const mrb_map_rows* map, mrb_scalar_type type,
                                          cudaStream_t stream) {
   return mrb::cuda::dispatch(type, [&](auto zero) {
     using T = decltype(zero);
@@ -91,7 +91,7 @@ cudaError_t mrb_cuda_frozen_norm_forward(void* x, const float* scale, const floa
 }
 
 cudaError_t mrb_cuda_frozen_norm_backward(const void* grad_y, const void* y, const float* scale, void* grad_x,
-                                          void* grad_residual, const mrb_cuda_map_rows* map, mrb_scalar_type type,
+                                          void* grad_residual, const mrb_map_rows* map, mrb_scalar_type type,
                                           cudaStream_t stream) {
   return mrb::cuda::dispatch(type, [&](auto zero) {
     using T = decltype(zero);

@@ -9,7 +9,7 @@ use super::{close_to_cpu, rounded, scalar_type, KINDS};
 use crate::ops::{gradients, leaf};
 use crate::support::{random, Report};
 
-/// `mrb_cuda_map_rows` of csrc/ops/frozen_norm/frozen_norm_cuda.h.
+/// `mrb_map_rows` of csrc/ops/frozen_norm/map_rows.h.
 #[repr(C)]
 struct MapRows {
     rows: i64,
