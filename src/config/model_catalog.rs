@@ -1,14 +1,11 @@
 //! The original's `ModelCatalog`: what `catalog://NAME` in `MODEL.WEIGHT` stands for. The models pretrained on ImageNet
 //! by the authors of Res2Net and by torchvision, which the Res2Net fork's configurations start from, are added to it.
 
-use std::path::Path;
-
 use anyhow::{anyhow, bail, Context, Result};
 
-use super::paths_catalog::{python_assignment, BUILT_IN};
+use super::paths_catalog::{python_assignment, read_catalog, BUILT_IN};
+use super::registry::did_you_mean;
 use super::{yaml, Value};
-
-use super::registry::closest_name;
 
 const DETECTRON_URL: &str = "https://dl.fbaipublicfiles.com/detectron";
 const RES2NET_URL: &str = "https://shanghuagao.oss-cn-beijing.aliyuncs.com/res2net";
@@ -70,8 +67,7 @@ impl ModelCatalog {
         };
         found.ok_or_else(|| {
             let known: Vec<String> = Self::names().collect();
-            let closest = closest_name(name, known.iter().map(String::as_str));
-            let hint = closest.map_or_else(String::new, |closest| format!(". Did you mean {closest}?"));
+            let hint = did_you_mean(". ", name, known.iter().map(String::as_str));
             anyhow!("model not present in the catalog: {name}. It has: {}{hint}", known.join(", "))
         })
     }
@@ -86,15 +82,8 @@ impl ModelCatalog {
         if paths_catalog == BUILT_IN {
             return Self::get(name);
         }
-        let read = || {
-            let text = std::fs::read_to_string(paths_catalog)?;
-            match Path::new(paths_catalog).extension().and_then(|e| e.to_str()) {
-                Some("py") => in_python(&text, name),
-                Some("yaml" | "yml") => in_yaml(&text, name),
-                _ => bail!("expected a .py, .yaml or .yml file"),
-            }
-        };
-        let own = read().with_context(|| format!("cannot read the models of {paths_catalog} (PATHS_CATALOG)"))?;
+        let own = read_catalog(paths_catalog, |text| in_python(text, name), |text| in_yaml(text, name))
+            .with_context(|| format!("cannot read the models of {paths_catalog} (PATHS_CATALOG)"))?;
         own.map_or_else(|| Self::get(name), Ok)
     }
 

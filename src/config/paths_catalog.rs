@@ -43,7 +43,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure, Context, Result};
 
-use super::registry::closest_name;
+use super::registry::did_you_mean;
 use super::{literal, yaml, Value};
 
 /// The default of `PATHS_CATALOG`.
@@ -103,16 +103,9 @@ impl DatasetCatalog {
         if paths_catalog == BUILT_IN {
             return Ok(built_in::catalog());
         }
-        let read = || {
-            let path = Path::new(paths_catalog);
-            let text = std::fs::read_to_string(path)?;
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("py") => Self::from_python(&text, paths_catalog),
-                Some("yaml" | "yml") => Self::from_yaml(&text, paths_catalog),
-                _ => bail!("expected a .py, .yaml or .yml file"),
-            }
-        };
-        read().with_context(|| format!("cannot read the catalog of data sets {paths_catalog} (PATHS_CATALOG)"))
+        let python = |text: &str| Self::from_python(text, paths_catalog);
+        read_catalog(paths_catalog, python, |text| Self::from_yaml(text, paths_catalog))
+            .with_context(|| format!("cannot read the catalog of data sets {paths_catalog} (PATHS_CATALOG)"))
     }
 
     fn from_python(text: &str, origin: &str) -> Result<Self> {
@@ -172,8 +165,7 @@ impl DatasetCatalog {
             return Ok(spec);
         }
         let Some(attributes) = self.datasets.get(name) else {
-            let closest = closest_name(name, self.names());
-            let hint = closest.map_or_else(String::new, |c| format!(" Did you mean {c}?"));
+            let hint = did_you_mean(" ", name, self.names());
             bail!(
                 "Dataset not available: {name}. The catalog {} does not have it.{hint} A data set can also be given as \
                  coco:ANNOTATIONS.json:IMAGE_FOLDER.",
@@ -265,6 +257,21 @@ fn inline(text: &str) -> Result<Option<DatasetSpec>> {
     ensure!(is_folder_name, "data set {text}: the name {name:?} is not fit for a folder of results");
     let args = arguments.iter().zip(parts).map(|(key, part)| ((*key).to_owned(), Value::Str(part.to_owned())));
     Ok(Some(DatasetSpec { name, factory: factory.to_owned(), args: args.collect() }))
+}
+
+/// What `python` or `yaml` makes of the text of the file that `PATHS_CATALOG` names, by its ending.
+pub(super) fn read_catalog<T>(
+    paths_catalog: &str,
+    python: impl FnOnce(&str) -> Result<T>,
+    yaml: impl FnOnce(&str) -> Result<T>,
+) -> Result<T> {
+    let path = Path::new(paths_catalog);
+    let text = std::fs::read_to_string(path)?;
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("py") => python(&text),
+        Some("yaml" | "yml") => yaml(&text),
+        _ => bail!("expected a .py, .yaml or .yml file"),
+    }
 }
 
 /// The literal that a Python text assigns to `name`; `None` if it assigns nothing.

@@ -8,7 +8,7 @@ use anyhow::{anyhow, ensure, Error, Result};
 use super::error::closest_key;
 
 /// Builders by name, in the order in which they were added. `F` is the type of a builder, such as
-/// `dyn Fn(&Config) -> Result<…>`; each of these types has its own `register`, which takes a function or a closure.
+/// `dyn Fn(&Config) -> Result<…>`; `builders!` gives each of these types its `register`, which takes a function or a closure.
 pub struct Registry<F: ?Sized> {
     key: &'static str,
     entries: Vec<(String, Arc<F>)>,
@@ -89,17 +89,54 @@ impl<F: ?Sized> fmt::Debug for Registry<F> {
     }
 }
 
+/// The types of builders, and how they come into a registry.
+macro_rules! builders {
+    ($($(#[$doc:meta])* $name:ident($($argument:ty),*) -> $made:ty;)*) => {$(
+        $(#[$doc])*
+        pub type $name = dyn Fn($($argument),*) -> Result<$made> + Send + Sync;
+
+        impl $crate::config::registry::Registry<$name> {
+            /// Adds an entry: a function, or a closure with what it needs.
+            ///
+            /// # Errors
+            /// There is one of that name already.
+            pub fn register(
+                &mut self,
+                name: &str,
+                builder: impl Fn($($argument),*) -> Result<$made> + Send + Sync + 'static,
+            ) -> Result<()> {
+                self.add(name, std::sync::Arc::new(builder))
+            }
+
+            /// Adds entries of this crate, whose names are known to differ.
+            pub(crate) fn built_in<const N: usize>(
+                &mut self,
+                entries: [(&str, fn($($argument),*) -> Result<$made>); N],
+            ) {
+                for (name, builder) in entries {
+                    self.register(name, builder).expect("the names of built-in entries differ");
+                }
+            }
+        }
+    )*};
+}
+pub(crate) use builders;
+
 /// The error for a name that `key` cannot have: lists the known ones and says which of them is probably meant.
 pub(crate) fn unknown_name<'a>(key: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
     let mut known: Vec<&str> = known.into_iter().collect();
     known.sort_unstable();
-    let closest = closest_name(name, known.iter().copied());
-    let hint = closest.map_or_else(String::new, |closest| format!(". Did you mean {closest}?"));
+    let hint = did_you_mean(". ", name, known.iter().copied());
     anyhow!("{key}: {name:?} is not known; known are {}{hint}", known.join(", "))
 }
 
+/// A question that names the known name nearest to `name`, after `before`; nothing where none is near.
+pub(crate) fn did_you_mean<'a>(before: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    closest_name(name, known).map_or_else(String::new, |closest| format!("{before}Did you mean {closest}?"))
+}
+
 /// The known name that is most likely meant by `name`, if there is one near enough; capitals make no difference.
-pub(crate) fn closest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+fn closest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // The search is made for keys in capitals.
     let capitals: Vec<(String, &str)> = known.map(|known| (known.to_uppercase(), known)).collect();
     let closest = closest_key(name, capitals.iter().map(|(capital, _)| capital.as_str()))?.to_owned();

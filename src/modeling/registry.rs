@@ -21,12 +21,12 @@
 
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::Result;
 use tch::Tensor;
 
 use super::{backbone, roi_heads, rpn};
+use crate::config::registry::builders;
 pub use crate::config::registry::Registry;
 use crate::config::Config;
 use crate::layers::ParamPath;
@@ -97,38 +97,6 @@ pub trait RoiMapPredictor {
     /// # Shapes
     /// `[R, C, M, M]` to `[R, classes or keypoints, S, S]`.
     fn forward(&self, x: &Tensor, train: bool) -> Tensor;
-}
-
-/// The types of builders, and how they come into a registry.
-macro_rules! builders {
-    ($($(#[$doc:meta])* $name:ident($($argument:ty),*) -> $made:ty;)*) => {$(
-        $(#[$doc])*
-        pub type $name = dyn Fn($($argument),*) -> Result<$made> + Send + Sync;
-
-        impl Registry<$name> {
-            /// Adds an entry: a function, or a closure with what it needs.
-            ///
-            /// # Errors
-            /// There is one of that name already.
-            pub fn register(
-                &mut self,
-                name: &str,
-                builder: impl Fn($($argument),*) -> Result<$made> + Send + Sync + 'static,
-            ) -> Result<()> {
-                self.add(name, Arc::new(builder))
-            }
-
-            /// Adds entries of this crate, whose names are known to differ.
-            pub(crate) fn built_in<const N: usize>(
-                &mut self,
-                entries: [(&str, fn($($argument),*) -> Result<$made>); N],
-            ) {
-                for (name, builder) in entries {
-                    self.register(name, builder).expect("the names of built-in entries differ");
-                }
-            }
-        }
-    )*};
 }
 
 builders! {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context, Result};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::json::{flag, integer, name};
+use super::json::{drop_unpaired, flag, integer, name};
 use crate::structures::rle::{self, Rle};
 
 /// An entry of `images`.
@@ -212,8 +212,7 @@ impl<'de> Deserialize<'de> for Segmentation {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Segmentation, A::Error> {
                 let mut polygons = Vec::new();
                 while let Some(mut polygon) = list.next_element::<Vec<f32>>()? {
-                    // The last coordinate of an odd number has no partner; pycocotools does not read it.
-                    polygon.truncate(polygon.len() / 2 * 2);
+                    drop_unpaired(&mut polygon);
                     polygons.push(polygon.into_boxed_slice());
                 }
                 Ok(Segmentation::Polygons(polygons.into()))

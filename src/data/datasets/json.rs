@@ -111,6 +111,11 @@ pub(crate) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D
     deserializer.deserialize_any(Any)
 }
 
+/// Drops the last coordinate of an odd number, which has no partner: pycocotools does not read it.
+pub(crate) fn drop_unpaired<T>(polygon: &mut Vec<T>) {
+    polygon.truncate(polygon.len() / 2 * 2);
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{json, Value};

@@ -4,11 +4,13 @@ use anyhow::{bail, Context, Result};
 
 use super::{COCODataset, CityScapesDataset, CityScapesMode, Dataset, PascalVOCDataset};
 use crate::config::paths_catalog::DatasetSpec;
-use crate::config::registry::Registry;
+use crate::config::registry::{builders, Registry};
 use crate::config::Value;
 
-/// Makes a data set of a catalog entry, for training (`true`) or testing (`false`).
-pub type BuildDataset = dyn Fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>> + Send + Sync;
+builders! {
+    /// Makes a data set of a catalog entry, for training (`true`) or testing (`false`).
+    BuildDataset(&DatasetSpec, bool) -> Arc<dyn Dataset>;
+}
 
 /// The kinds of data sets by the names that catalogs use. A user's crate can add its own.
 #[derive(Clone, Debug)]
@@ -19,14 +21,9 @@ pub struct DatasetRegistry {
 impl Default for DatasetRegistry {
     /// The original's kinds.
     fn default() -> Self {
-        let mut registry = Self { factories: Registry::new("the kind (factory) of a data set") };
-        type Build = fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>>;
-        let builtin: [(&str, Build); 3] =
-            [("COCODataset", coco), ("PascalVOCDataset", voc), ("CityScapesDataset", cityscapes)];
-        for (name, build) in builtin {
-            registry.register(name, build).expect("the names of built-in kinds differ");
-        }
-        registry
+        let mut factories: Registry<BuildDataset> = Registry::new("the kind (factory) of a data set");
+        factories.built_in([("COCODataset", coco), ("PascalVOCDataset", voc), ("CityScapesDataset", cityscapes)]);
+        Self { factories }
     }
 }
 
@@ -41,7 +38,7 @@ impl DatasetRegistry {
         factory: &str,
         build: impl Fn(&DatasetSpec, bool) -> Result<Arc<dyn Dataset>> + Send + Sync + 'static,
     ) -> Result<()> {
-        self.factories.add(factory, Arc::new(build))
+        self.factories.register(factory, build)
     }
 
     /// The names of all kinds.

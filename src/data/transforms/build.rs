@@ -3,12 +3,14 @@ use std::sync::Arc;
 use anyhow::{ensure, Context, Result};
 
 use super::{ColorJitter, Compose, RandomFlip, Resize, Transform};
-use crate::config::registry::Registry;
+use crate::config::registry::{builders, Registry};
 use crate::config::Config;
 use crate::structures::Flip;
 
-/// Builds one step for training (`true`) or testing (`false`).
-pub type BuildTransform = dyn Fn(&Config, bool) -> Result<Box<dyn Transform>> + Send + Sync;
+builders! {
+    /// Builds one step for training (`true`) or testing (`false`).
+    BuildTransform(&Config, bool) -> Box<dyn Transform>;
+}
 
 /// The steps that every image goes through, by name and in order. A user's crate can add, put in between or replace
 /// steps; conversion to the network's input ([`Normalize`](super::Normalize)) always comes last.
@@ -20,18 +22,14 @@ pub struct TransformRegistry {
 impl Default for TransformRegistry {
     /// The original's steps: ColorJitter, Resize, RandomHorizontalFlip, RandomVerticalFlip.
     fn default() -> Self {
-        let mut registry = Self { steps: Registry::new("the transform") };
-        type Build = fn(&Config, bool) -> Result<Box<dyn Transform>>;
-        let builtin: [(&str, Build); 4] = [
+        let mut steps: Registry<BuildTransform> = Registry::new("the transform");
+        steps.built_in([
             ("ColorJitter", color_jitter),
             ("Resize", resize),
             ("RandomHorizontalFlip", horizontal_flip),
             ("RandomVerticalFlip", vertical_flip),
-        ];
-        for (name, build) in builtin {
-            registry.register(name, build).expect("the names of built-in steps differ");
-        }
-        registry
+        ]);
+        Self { steps }
     }
 }
 
@@ -46,7 +44,7 @@ impl TransformRegistry {
         name: &str,
         build: impl Fn(&Config, bool) -> Result<Box<dyn Transform>> + Send + Sync + 'static,
     ) -> Result<()> {
-        self.steps.add(name, Arc::new(build))
+        self.steps.register(name, build)
     }
 
     /// Adds a step before another one.

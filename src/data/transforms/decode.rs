@@ -157,27 +157,24 @@ fn inverted_cmyk_to_rgb(cmyk: &[u8]) -> Vec<u8> {
 }
 
 fn decode_png(bytes: &[u8]) -> Result<RgbImage> {
-    let damaged = || "damaged or truncated PNG";
-    let decoder = PngDecoder::new(Cursor::new(bytes)).with_context(damaged)?;
-    let (width, height) = decoder.dimensions();
-    check_size(width.into(), height.into())?;
-    let (color, stored) = (decoder.color_type(), decoder.original_color_type());
-    let mut raw = vec![0; decoder.total_bytes() as usize];
-    decoder.read_image(&mut raw).with_context(damaged)?;
-    let data = to_rgb(raw, color, stored).context("PNG")?;
-    Ok(RgbImage::new(width as usize, height as usize, data))
+    let damaged = "damaged or truncated PNG";
+    decode_pixels(PngDecoder::new(Cursor::new(bytes)).context(damaged)?, damaged)
 }
 
 fn decode_other(bytes: &[u8], format: ImageFormat) -> Result<RgbImage> {
-    let damaged = || format!("damaged, truncated or unsupported {format:?} file");
+    let damaged = format!("damaged, truncated or unsupported {format:?} file");
     let reader = image::ImageReader::with_format(Cursor::new(bytes), format);
-    let decoder = reader.into_decoder().with_context(damaged)?;
+    decode_pixels(reader.into_decoder().with_context(|| damaged.clone())?, &damaged)
+}
+
+/// `damaged` is what is said of a file whose pixels cannot be read.
+fn decode_pixels(decoder: impl ImageDecoder, damaged: &str) -> Result<RgbImage> {
     let (width, height) = decoder.dimensions();
     check_size(width.into(), height.into())?;
     let (color, stored) = (decoder.color_type(), decoder.original_color_type());
     let mut raw = vec![0; decoder.total_bytes() as usize];
-    decoder.read_image(&mut raw).with_context(damaged)?;
-    let data = to_rgb(raw, color, stored).with_context(damaged)?;
+    decoder.read_image(&mut raw).with_context(|| damaged.to_owned())?;
+    let data = to_rgb(raw, color, stored).with_context(|| damaged.to_owned())?;
     Ok(RgbImage::new(width as usize, height as usize, data))
 }
 

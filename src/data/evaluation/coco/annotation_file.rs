@@ -9,7 +9,7 @@ use hotcoco::types::{Annotation, Category, Image, Segmentation};
 use hotcoco::COCO;
 use serde::Deserialize;
 
-use crate::data::datasets::json::{flag, integer, Integer};
+use crate::data::datasets::json::{drop_unpaired, flag, integer, Integer};
 use crate::data::datasets::{Category as CategoryEntry, ImageEntry};
 
 #[derive(Deserialize)]
@@ -89,8 +89,7 @@ impl AnnotationEntry {
         let num_keypoints = self.num_keypoints.map(|Integer(points)| number("num_keypoints", points)).transpose()?;
         let mut segmentation = self.segmentation;
         if let Some(Segmentation::Polygon(polygons)) = &mut segmentation {
-            // The last coordinate of an odd number has no partner; pycocotools does not read it.
-            polygons.iter_mut().for_each(|polygon| polygon.truncate(polygon.len() / 2 * 2));
+            polygons.iter_mut().for_each(drop_unpaired);
         }
         Ok(Annotation {
             id: number("id", self.id)?,
