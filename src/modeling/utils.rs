@@ -1,9 +1,9 @@
 //! Small helpers that several parts of the model share (the original's `modeling/utils.py`).
 
-use anyhow::Result;
-use tch::{Device, Kind, Tensor};
+use anyhow::{ensure, Result};
+use tch::{Kind, Tensor};
 
-use crate::structures::{boxlist_nms_in_groups, to_device, BoxList};
+use crate::structures::{boxlist_nms_in_groups, BoxList};
 
 /// Concatenates along `dim`; a single tensor is returned as it is.
 pub fn cat(tensors: &[Tensor], dim: i64) -> Tensor {
@@ -34,13 +34,15 @@ pub fn zero_loss(tensor: &Tensor) -> Tensor {
     (tensor * 0.0).sum(Kind::Float)
 }
 
-/// The greatest coordinates in images of the given (width, height).
+/// Checks numbers of the configuration, given with their keys.
 ///
-/// # Shapes
-/// → `[N, 4]` float32: x, y, x, y.
-pub fn greatest_corners(sizes: &[(i64, i64)], device: Device) -> Tensor {
-    let corners: Vec<f32> = sizes.iter().flat_map(|(w, h)| [w - 1, h - 1, w - 1, h - 1]).map(|v| v as f32).collect();
-    to_device(&Tensor::from_slice(&corners).view([-1, 4]), device)
+/// # Errors
+/// The first that is below `least`.
+pub fn at_least(least: i64, keys: &[(&str, i64)]) -> Result<()> {
+    for (key, value) in keys {
+        ensure!(*value >= least, "{key} is {value}; it must be at least {least}");
+    }
+    Ok(())
 }
 
 /// The detections of each image among its candidates (fields `scores` and `labels`): those that survive NMS within their

@@ -64,11 +64,12 @@ pub fn atomically<T>(path: &Path, fill: impl FnOnce(&File, &Path) -> Result<T>) 
 /// share the folder must also be a day old; files of other names are never touched.
 pub fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
+    let here = this_machine();
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(machine) = name.to_str().and_then(writing_machine) else { continue };
         let path = entry.path();
-        match remove_if_left(&path, machine == this_machine()) {
+        match remove_if_left(&path, machine == here) {
             Ok(true) => log::info!("Removed {}: its process ended while it wrote", path.display()),
             Ok(false) => {}
             // Its process has finished it, or another one has removed it.

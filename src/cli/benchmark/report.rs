@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use crate::engine::device::synchronize;
-
 use crate::cli::output::say;
+use crate::engine::device::synchronize;
 
 /// Seconds of each phase, in the order in which they first came.
 pub(super) struct Phases {

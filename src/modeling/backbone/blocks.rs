@@ -1,6 +1,6 @@
 //! What the blocks of all bodies have in common: their settings, how they are looked up, and their shortcut.
 
-use anyhow::{ensure, Result};
+use anyhow::Result;
 use tch::Tensor;
 
 use super::{bottleneck, res2net};
@@ -127,12 +127,4 @@ pub(super) fn shortcut(path: &ParamPath, config: &BlockConfig) -> Result<Option<
     let conv = Conv2d::new(&path.sub(0), config.in_channels, config.out_channels, 1, conv);
     let norm = config.norm.build(&path.sub(1), config.out_channels)?;
     Ok(Some(ConvNorm::new(conv, Some(norm), false)))
-}
-
-/// Fails on the first key of `MODEL.RESNETS` that is not positive.
-pub(super) fn check_positive(keys: &[(&str, i64)]) -> Result<()> {
-    for (key, value) in keys {
-        ensure!(*value > 0, "MODEL.RESNETS.{key} is {value}; it must be at least 1");
-    }
-    Ok(())
 }

@@ -9,13 +9,13 @@ use anyhow::{bail, ensure, Context, Result};
 use tch::{Device, Tensor};
 
 use super::blocks::{
-    check_positive, transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily, DeformableSettings,
-    NormKind,
+    transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily, DeformableSettings, NormKind,
 };
 use crate::config::Config;
 use crate::ffi;
 use crate::layers::{Conv2d, ConvConfig, ConvNorm, ParamPath};
 use crate::modeling::make_layers::GroupNormSettings;
+use crate::modeling::utils::at_least;
 
 /// One stage of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,14 +134,17 @@ impl ResNet {
     pub fn with_stages(cfg: &Config, path: &ParamPath, family: BlockFamily, specs: &[StageSpec]) -> Result<Self> {
         let resnets = &cfg.model.resnets;
         let (norm, build) = transformation(&resnets.trans_func, Some(family), cfg.into())?;
-        check_positive(&[
-            ("STEM_OUT_CHANNELS", resnets.stem_out_channels),
-            ("RES2_OUT_CHANNELS", resnets.res2_out_channels),
-            ("BACKBONE_OUT_CHANNELS", resnets.backbone_out_channels),
-            ("NUM_GROUPS", resnets.num_groups),
-            ("WIDTH_PER_GROUP", resnets.width_per_group),
-            ("SCALE", resnets.scale),
-        ])?;
+        at_least(
+            1,
+            &[
+                ("MODEL.RESNETS.STEM_OUT_CHANNELS", resnets.stem_out_channels),
+                ("MODEL.RESNETS.RES2_OUT_CHANNELS", resnets.res2_out_channels),
+                ("MODEL.RESNETS.BACKBONE_OUT_CHANNELS", resnets.backbone_out_channels),
+                ("MODEL.RESNETS.NUM_GROUPS", resnets.num_groups),
+                ("MODEL.RESNETS.WIDTH_PER_GROUP", resnets.width_per_group),
+                ("MODEL.RESNETS.SCALE", resnets.scale),
+            ],
+        )?;
         check_dcn_stages(&resnets.stage_with_dcn, specs.len(), family)?;
 
         let stem = Stem::new(&path.sub("stem"), cfg)?;
@@ -316,13 +319,16 @@ impl ResNetHead {
     /// The block is not known, or a width does not fit.
     pub fn new(path: &ParamPath, config: ResNetHeadConfig) -> Result<Self> {
         let (norm, build) = transformation(config.trans_func, None, config.group_norm)?;
-        check_positive(&[
-            ("RES2_OUT_CHANNELS", config.res2_out_channels),
-            ("NUM_GROUPS", config.num_groups),
-            ("WIDTH_PER_GROUP", config.width_per_group),
-            ("SCALE", config.scale),
-            ("RES5_DILATION", config.dilation),
-        ])?;
+        at_least(
+            1,
+            &[
+                ("MODEL.RESNETS.RES2_OUT_CHANNELS", config.res2_out_channels),
+                ("MODEL.RESNETS.NUM_GROUPS", config.num_groups),
+                ("MODEL.RESNETS.WIDTH_PER_GROUP", config.width_per_group),
+                ("MODEL.RESNETS.SCALE", config.scale),
+                ("MODEL.RESNETS.RES5_DILATION", config.dilation),
+            ],
+        )?;
         let first_spec = config.stages.first().context("a ResNet head needs at least one stage")?;
         let factor = 1 << (first_spec.index - 1);
         let out_channels = config.res2_out_channels * factor;

@@ -3,11 +3,11 @@
 use anyhow::{ensure, Result};
 
 use crate::config::{Config, Tuple};
+use crate::modeling::utils::at_least;
 
-/// Fails on the first key whose value is out of range, of those parts that the model has.
+/// Fails on the first key whose value is out of range, of those parts that the model has. (Bodies check their own.)
 pub(super) fn check_ranges(cfg: &Config) -> Result<()> {
     let model = &cfg.model;
-    at_least(1, &[("MODEL.RESNETS.BACKBONE_OUT_CHANNELS", model.resnets.backbone_out_channels)])?;
     if model.retinanet_on {
         let retinanet = &model.retinanet;
         all_positive("MODEL.RETINANET.ASPECT_RATIOS", &retinanet.aspect_ratios)?;
@@ -58,13 +58,6 @@ pub(super) fn check_ranges(cfg: &Config) -> Result<()> {
         let head = &model.roi_keypoint_head;
         widths("MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS", &head.conv_layers)?;
         at_least(1, &[("MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", head.num_classes)])?;
-    }
-    Ok(())
-}
-
-fn at_least(least: i64, keys: &[(&str, i64)]) -> Result<()> {
-    for (key, value) in keys {
-        ensure!(*value >= least, "{key} is {value}; it must be at least {least}");
     }
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! From the RPN's outputs to proposals: the best anchors of each level, decoded, clipped and thinned out by NMS.
 
 use anyhow::Result;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::config::Config;
 use crate::layers::{nms_mask, NmsGroups};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::utils::{cat, greatest_corners, indices_of_all};
-use crate::structures::{cat_boxlist, BoxList, ImageList, Mode};
+use crate::modeling::utils::{cat, indices_of_all};
+use crate::structures::{cat_boxlist, to_device, BoxList, ImageList, Mode};
 
 use super::utils::permute_and_flatten;
 
@@ -161,4 +161,13 @@ pub fn make_rpn_postprocessor(cfg: &Config, box_coder: &BoxCoder, train: bool) -
         box_coder: box_coder.clone(),
         per_batch: train && rpn.fpn_post_nms_per_batch,
     }
+}
+
+/// The greatest coordinates in images of the given (width, height).
+///
+/// # Shapes
+/// → `[N, 4]` float32: x, y, x, y.
+fn greatest_corners(sizes: &[(i64, i64)], device: Device) -> Tensor {
+    let corners: Vec<f32> = sizes.iter().flat_map(|(w, h)| [w - 1, h - 1, w - 1, h - 1]).map(|v| v as f32).collect();
+    to_device(&Tensor::from_slice(&corners).view([-1, 4]), device)
 }
