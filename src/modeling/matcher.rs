@@ -6,6 +6,9 @@ use tch::{Kind, Tensor};
 use crate::layers::{match_by_iou, IouMatches};
 use crate::structures::BoxList;
 
+use super::batch::Rows;
+use super::utils::cat;
+
 /// Matches each prediction to at most one ground-truth box (Faster R-CNN, section 3.1.2).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matcher {
@@ -51,35 +54,61 @@ impl Matcher {
     /// `targets` `[M, 4]`, `predictions` `[N, 4]` (both xyxy) → `[N]` int64: index of the ground truth, or one of the
     /// two constants.
     pub fn match_boxes(&self, targets: &Tensor, predictions: &Tensor) -> Tensor {
-        let _no_grad = tch::no_grad_guard();
-        if targets.size()[0] == 0 || predictions.size()[0] == 0 {
-            let options = (Kind::Int64, predictions.device());
-            return Tensor::full([predictions.size()[0]], Self::BELOW_LOW_THRESHOLD, options);
-        }
-        self.assign(&match_by_iou(targets, predictions))
+        self.match_batch([(targets, predictions)])
     }
 
-    /// Matches boxes to the ground truth of their image, and gives each the class of its match: 0 is background, -1 is
+    /// [`match_boxes`](Self::match_boxes) of the targets and predictions of each image of a batch, end to end.
+    pub fn match_batch<'a>(&self, images: impl IntoIterator<Item = (&'a Tensor, &'a Tensor)>) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        let (mut best_iou, mut best_gt, mut attains_gt_maximum) = (Vec::new(), Vec::new(), Vec::new());
+        for (targets, predictions) in images {
+            let found = if targets.size()[0] == 0 || predictions.size()[0] == 0 {
+                // Below every threshold.
+                let fill =
+                    |value: f64, kind| Tensor::full(&predictions.size()[..1], value, (kind, predictions.device()));
+                IouMatches {
+                    best_iou: fill(f64::NEG_INFINITY, Kind::Float),
+                    best_gt: fill(0.0, Kind::Int64),
+                    attains_gt_maximum: fill(0.0, Kind::Bool),
+                }
+            } else {
+                match_by_iou(targets, predictions)
+            };
+            best_iou.push(found.best_iou);
+            best_gt.push(found.best_gt);
+            attains_gt_maximum.push(found.attains_gt_maximum);
+        }
+        let (best_iou, best_gt) = (cat(&best_iou, 0), cat(&best_gt, 0));
+        self.assign(&IouMatches { best_iou, best_gt, attains_gt_maximum: cat(&attains_gt_maximum, 0) })
+    }
+
+    /// Matches the boxes of each image to its ground truth, and gives each the class of its match: 0 is background, -1 is
     /// between the thresholds.
     ///
     /// # Shapes
-    /// `boxes` `[N, 4]` (xyxy).
+    /// `boxes` `[N, 4]` (xyxy) for each image.
     ///
     /// # Errors
     /// Ground truth without the field `labels`.
-    pub fn match_classes(&self, target: &BoxList, boxes: &Tensor) -> Result<MatchedTargets> {
-        let device = boxes.device();
-        let matched_idxs = self.match_boxes(&target.bbox().to_device(device), boxes);
-        let labels = if target.is_empty() {
+    pub fn match_classes(&self, targets: &[BoxList], boxes: &[&Tensor]) -> Result<Vec<MatchedTargets>> {
+        let Some(device) = boxes.first().map(|boxes| boxes.device()) else { return Ok(Vec::new()) };
+        let truth: Vec<Tensor> = targets.iter().map(|target| target.bbox().to_device(device)).collect();
+        let matched_idxs = self.match_batch(truth.iter().zip(boxes.iter().copied()));
+        let classes = targets.iter().filter(|target| !target.is_empty());
+        let classes = classes.map(|target| Ok(target.tensor_field("labels")?.to_device(device).to_kind(Kind::Int64)));
+        let classes = classes.collect::<Result<Vec<_>>>()?;
+        let rows = Rows::new(boxes.iter().map(|boxes| boxes.size()[0]));
+        let labels = if classes.is_empty() {
             matched_idxs.zeros_like()
         } else {
-            let classes = target.tensor_field("labels")?.to_device(device).to_kind(Kind::Int64);
-            classes
-                .index_select(0, &matched_idxs.clamp_min(0))
+            let places = rows_of_truth(&matched_idxs, &rows, targets);
+            cat(&classes, 0)
+                .index_select(0, &places)
                 .masked_fill(&matched_idxs.eq(Self::BELOW_LOW_THRESHOLD), 0)
                 .masked_fill(&matched_idxs.eq(Self::BETWEEN_THRESHOLDS), -1)
         };
-        Ok(MatchedTargets { labels, matched_idxs })
+        let per_image = rows.split(&labels).into_iter().zip(rows.split(&matched_idxs));
+        Ok(per_image.map(|(labels, matched_idxs)| MatchedTargets { labels, matched_idxs }).collect())
     }
 
     /// Matches by a given quality matrix.
@@ -105,6 +134,15 @@ impl Matcher {
             matches
         }
     }
+}
+
+/// Where the matched objects lie among those of all images, laid end to end; some object for what matched none.
+///
+/// # Shapes
+/// `matched_idxs` `[rows.total()]` int64 → the same. There is at least one object.
+pub(super) fn rows_of_truth(matched_idxs: &Tensor, rows: &Rows, targets: &[BoxList]) -> Tensor {
+    let objects = Rows::of_boxes(targets);
+    rows.shift(&matched_idxs.clamp_min(0), &objects.starts()).clamp_max(objects.total() - 1)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod backbone;
 pub mod balanced_positive_negative_sampler;
+pub mod batch;
 pub mod box_coder;
 pub mod detector;
 pub mod make_layers;

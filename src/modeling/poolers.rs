@@ -7,6 +7,7 @@ use crate::config::{Config, Tuple};
 use crate::layers::{multi_scale_roi_align, roi_align};
 use crate::structures::BoxList;
 
+use super::batch::Rows;
 use super::registry::FeatureMaps;
 use super::utils::cat;
 
@@ -85,8 +86,7 @@ impl Pooler {
         if self.scales.len() == 1 {
             return Ok(roi_align(&features[0], &rois, size, self.scales[0], ratio));
         }
-        let areas: Vec<Tensor> = boxes.iter().map(BoxList::area).collect();
-        let levels = self.map_levels.levels(&cat(&areas, 0));
+        let levels = self.map_levels.levels(&boxes[0].with_boxes(all_boxes(boxes)).area());
         Ok(multi_scale_roi_align(&features[..scales], &rois, &levels, size, &self.scales, ratio))
     }
 }
@@ -146,16 +146,13 @@ fn usual_scales(maps: &FeatureMaps) -> Tuple<f64> {
 
 /// All boxes of a batch as `[R, 5]`: image index, x1, y1, x2, y2.
 pub fn convert_to_roi_format(boxes: &[BoxList]) -> Tensor {
-    let rois: Vec<Tensor> = boxes
-        .iter()
-        .enumerate()
-        .map(|(image, list)| {
-            let bbox = list.bbox();
-            Tensor::cat(
-                &[Tensor::full([bbox.size()[0], 1], image as f64, (bbox.kind(), bbox.device())), bbox.shallow_clone()],
-                1,
-            )
-        })
-        .collect();
-    cat(&rois, 0)
+    let corners = all_boxes(boxes);
+    let numbers: Vec<i64> = (0..).take(boxes.len()).collect();
+    let image = Rows::of_boxes(boxes).spread(&numbers, corners.device()).to_kind(corners.kind());
+    Tensor::cat(&[image.unsqueeze(1), corners], 1)
+}
+
+fn all_boxes(boxes: &[BoxList]) -> Tensor {
+    let parts: Vec<Tensor> = boxes.iter().map(|list| list.bbox().shallow_clone()).collect();
+    cat(&parts, 0)
 }

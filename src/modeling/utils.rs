@@ -3,7 +3,10 @@
 use anyhow::{ensure, Result};
 use tch::{Kind, Tensor};
 
-use crate::structures::{boxlist_nms_in_groups, BoxList};
+use crate::layers::{nms_mask, NmsGroups};
+use crate::structures::{BoxList, Mode};
+
+use super::batch::{indices_of_batch, select_rows_of_all, Rows};
 
 /// Concatenates along `dim`; a single tensor is returned as it is.
 pub fn cat(tensors: &[Tensor], dim: i64) -> Tensor {
@@ -11,20 +14,6 @@ pub fn cat(tensors: &[Tensor], dim: i64) -> Tensor {
         [only] => only.shallow_clone(),
         several => Tensor::cat(several, dim),
     }
-}
-
-/// The indices at which each of several one-dimensional masks on the same device is set, ascending. The program waits for
-/// the device only once.
-///
-/// # Shapes
-/// Each `[N]` → `[K]` int64.
-pub fn indices_of_all(masks: &[Tensor]) -> Vec<Tensor> {
-    let counts: Vec<Tensor> = masks.iter().map(|mask| mask.sum(Kind::Int64)).collect();
-    if counts.is_empty() {
-        return Vec::new();
-    }
-    let counts = Vec::<i64>::try_from(Tensor::stack(&counts, 0)).expect("a number for each mask");
-    masks.iter().zip(counts).map(|(mask, count)| mask.nonzero_static(count, -1).squeeze_dim(1)).collect()
 }
 
 /// A zero that depends on every value of `tensor`: the loss of a term without samples, whose gradients are zeros
@@ -45,20 +34,22 @@ pub fn at_least(least: i64, keys: &[(&str, i64)]) -> Result<()> {
     Ok(())
 }
 
-/// The detections of each image among its candidates (fields `scores` and `labels`): those that survive NMS within their
-/// class, and of those the ones whose score is at least the `limit`-th best (so ties can exceed the limit; all of them for
-/// a limit of 0 or below). Their order stays. A GPU is waited for once.
+/// The detections of each image among its candidates (fields `scores` and `labels`, a label having at most
+/// `most_of_label` of them): those that survive NMS within their class, and of those the ones whose score is at least the
+/// `limit`-th best (so ties can exceed the limit; all of them for a limit of 0 or below). Their order stays. A GPU is
+/// waited for once.
 ///
 /// # Errors
 /// A list without one of the fields.
 pub fn select_detections(
     candidates: &[BoxList],
     num_classes: i64,
+    most_of_label: i64,
     nms_thresh: f64,
     limit: i64,
 ) -> Result<Vec<BoxList>> {
-    let masks = candidates.iter().map(|boxes| {
-        let survivors = boxlist_nms_in_groups(boxes, boxes.tensor_field("labels")?, num_classes, nms_thresh, "scores")?;
+    let survivors = survivors_of_classes(candidates, num_classes, most_of_label, nms_thresh)?;
+    let masks = candidates.iter().zip(survivors).map(|(boxes, survivors)| {
         if limit <= 0 || boxes.len() as i64 <= limit {
             return Ok(survivors);
         }
@@ -67,7 +58,33 @@ pub fn select_detections(
         Ok(survivors.logical_and(&scores.ge_tensor(&threshold)))
     });
     let masks = masks.collect::<Result<Vec<_>>>()?;
-    candidates.iter().zip(indices_of_all(&masks)).map(|(boxes, kept)| boxes.select(&kept)).collect()
+    let (rows, kept) = indices_of_batch(&masks);
+    select_rows_of_all(candidates, &rows, &kept)
+}
+
+/// NMS within each class of each image, for all images at once: which boxes of each survive, `[N]` bool.
+fn survivors_of_classes(
+    candidates: &[BoxList],
+    num_classes: i64,
+    most_of_label: i64,
+    threshold: f64,
+) -> Result<Vec<Tensor>> {
+    let field = |name| {
+        let parts = candidates.iter().map(|boxes| Ok(boxes.tensor_field(name)?.shallow_clone()));
+        parts.collect::<Result<Vec<_>>>()
+    };
+    let (scores, labels) = (field("scores")?, field("labels")?);
+    if candidates.is_empty() || threshold <= 0.0 {
+        return Ok(scores.iter().map(|scores| scores.ones_like().to_kind(Kind::Bool)).collect());
+    }
+    let rows = Rows::of(&scores);
+    let first_groups: Vec<i64> = (0..).take(candidates.len()).map(|image: i64| image * num_classes).collect();
+    let groups = rows.shift(&cat(&labels, 0), &first_groups);
+    let corners: Vec<Tensor> =
+        candidates.iter().map(|boxes| boxes.convert(Mode::Xyxy).bbox().shallow_clone()).collect();
+    let count = candidates.len() as i64 * num_classes;
+    let groups = NmsGroups { of_box: &groups, count, largest: most_of_label };
+    Ok(rows.split(&nms_mask(&cat(&corners, 0), &cat(&scores, 0), groups, threshold)))
 }
 
 #[cfg(test)]
@@ -75,13 +92,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn several_masks_have_the_indices_of_each() {
-        let masks = [&[true, false, true][..], &[false; 4], &[], &[true]].map(Tensor::from_slice);
-        let found = indices_of_all(&masks);
-        assert_eq!(found.len(), masks.len());
-        for (mask, found) in masks.iter().zip(&found) {
-            assert_eq!((found.kind(), found), (Kind::Int64, &mask.nonzero().squeeze_dim(1)));
-        }
-        assert!(indices_of_all(&[]).is_empty());
+    fn images_and_classes_are_thinned_out_alone() -> Result<()> {
+        let list = |scores: &[f32], labels: &[i64]| -> Result<BoxList> {
+            let corners = [[0f32, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0]].concat();
+            let corners = Tensor::from_slice(&corners).view([-1, 4]).narrow(0, 0, scores.len() as i64);
+            let mut list = BoxList::new(corners, (40, 30), Mode::Xyxy)?;
+            list.add_field("scores", Tensor::from_slice(scores));
+            list.add_field("labels", Tensor::from_slice(labels));
+            Ok(list)
+        };
+        let images = [list(&[0.1, 0.9, 0.5], &[2, 1, 2])?, list(&[], &[])?, list(&[0.2, 0.3], &[2, 2])?];
+        let kept = |threshold, limit| -> Result<Vec<Vec<f32>>> {
+            let kept = select_detections(&images, 3, 2, threshold, limit)?;
+            kept.iter().map(|boxes| Ok(Vec::try_from(boxes.tensor_field("scores")?)?)).collect()
+        };
+        assert_eq!(kept(0.5, 0)?, [vec![0.9, 0.5], vec![], vec![0.3]]);
+        assert_eq!(kept(0.5, 1)?, [vec![0.9], vec![], vec![0.3]]);
+        assert_eq!(kept(0.0, 2)?, [vec![0.9, 0.5], vec![], vec![0.2, 0.3]]);
+        assert!(select_detections(&[], 3, 2, 0.5, 1)?.is_empty());
+        Ok(())
     }
 }

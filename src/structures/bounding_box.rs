@@ -342,7 +342,7 @@ impl BoxList {
     }
 
     /// Other boxes of the same image and mode, without fields.
-    pub(super) fn with_boxes(&self, bbox: Tensor) -> BoxList {
+    pub fn with_boxes(&self, bbox: Tensor) -> BoxList {
         Self::with_exact_size(bbox, self.size, self.mode)
     }
 

@@ -1,10 +1,10 @@
 //! Operations on whole box lists (the original's `structures/boxlist_ops.py`).
 
 use anyhow::{ensure, Context, Result};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::bounding_box::{BoxList, Mode};
-use crate::layers::{nms, nms_mask, NmsGroups};
+use crate::layers::nms;
 
 /// Non-maximum suppression by the scores in `score_field`; the survivors stay in the list's order, of which the first
 /// `max_proposals` are kept (all of them if it is not positive). A threshold of 0 or less returns the list unchanged.
@@ -21,29 +21,6 @@ pub fn boxlist_nms(list: &BoxList, threshold: f64, max_proposals: i64, score_fie
         keep = keep.narrow(0, 0, max_proposals.min(keep.size()[0]));
     }
     Ok(corners.select(&keep)?.convert(list.mode()))
-}
-
-/// Which boxes survive [`boxlist_nms`] of several groups at once, such as classes: boxes suppress only others of their
-/// group. On CUDA nothing waits for the result.
-///
-/// # Shapes
-/// `groups`: `[N]`, int64, from 0 to below `group_count` → `[N]` bool.
-///
-/// # Errors
-/// If `score_field` is missing or no tensor.
-pub fn boxlist_nms_in_groups(
-    list: &BoxList,
-    groups: &Tensor,
-    group_count: i64,
-    threshold: f64,
-    score_field: &str,
-) -> Result<Tensor> {
-    let scores = list.tensor_field(score_field)?;
-    if threshold <= 0.0 {
-        return Ok(scores.ones_like().to_kind(Kind::Bool));
-    }
-    let groups = NmsGroups { of_box: groups, count: group_count, largest: list.len() as i64 };
-    Ok(nms_mask(list.convert(Mode::Xyxy).bbox(), scores, groups, threshold))
 }
 
 /// The boxes with both sides at least `min_size` pixels (inclusive corners: a side is `x2 - x1 + 1`).
@@ -122,20 +99,6 @@ mod tests {
         assert_eq!(scores(boxlist_nms(&boxes, 0.5, 1, "scores").unwrap()), [0.9]);
         assert_eq!(scores(boxlist_nms(&boxes, 0.0, 1, "scores").unwrap()), [0.1, 0.9, 0.5]);
         assert!(boxlist_nms(&boxes, 0.5, 1, "objectness").is_err());
-    }
-
-    #[test]
-    fn groups_are_thinned_out_alone() {
-        let mut boxes = list(&[[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0]]);
-        boxes.add_field("scores", Tensor::from_slice(&[0.1f32, 0.9, 0.5]));
-        let groups = Tensor::from_slice(&[1i64, 0, 1]);
-        let kept = |threshold| {
-            let survivors = boxlist_nms_in_groups(&boxes, &groups, 2, threshold, "scores").unwrap();
-            let kept = boxes.select(&survivors).unwrap();
-            Vec::<f32>::try_from(kept.tensor_field("scores").unwrap()).unwrap()
-        };
-        assert_eq!(kept(0.5), [0.9, 0.5]);
-        assert_eq!(kept(0.0), [0.1, 0.9, 0.5]);
     }
 
     #[test]

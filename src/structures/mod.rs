@@ -15,7 +15,7 @@ pub mod segmentation_mask;
 mod transfer;
 
 pub use bounding_box::{BoxList, Flip, Mode};
-pub use boxlist_ops::{boxlist_iou, boxlist_nms, boxlist_nms_in_groups, cat_boxlist, remove_small_boxes};
+pub use boxlist_ops::{boxlist_iou, boxlist_nms, cat_boxlist, remove_small_boxes};
 pub use field::Field;
 pub use image_list::{to_image_list, ImageList};
 pub use keypoint::{keypoints_to_heat_map, Keypoints, Skeleton, PERSON_KEYPOINTS};

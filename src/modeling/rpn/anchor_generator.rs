@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 use crate::config::{AnchorSizes, Config, Tuple};
 use crate::layers::ParamPath;
 use crate::modeling::registry::FeatureMaps;
+use crate::structures::to_device;
 
 /// The anchors of one cell, centred on a box of `stride`×`stride` pixels: ratios outside, sizes inside, in float64.
 /// Widths and heights of a ratio are rounded half to even before scaling (Faster R-CNN's `generate_anchors`).
@@ -129,21 +130,23 @@ impl AnchorGenerator {
             .collect()
     }
 
-    /// Whether each anchor lies inside the image, up to the straddle threshold (below 0: all do).
+    /// Whether each anchor lies inside each image, up to the straddle threshold (below 0: all do).
     ///
     /// # Shapes
-    /// `anchors` `[K, 4]`, `image_size_hw` before padding → `[K]` bool.
-    pub fn visibility(&self, anchors: &Tensor, image_size_hw: (i64, i64)) -> Tensor {
+    /// `anchors` `[K, 4]`, N sizes (height, width) before padding → `[N, K]` bool.
+    pub fn visibility(&self, anchors: &Tensor, image_sizes: &[(i64, i64)]) -> Tensor {
+        let device = anchors.device();
         if self.straddle_thresh < 0 {
-            return Tensor::ones([anchors.size()[0]], (Kind::Bool, anchors.device()));
+            return Tensor::ones([image_sizes.len() as i64, anchors.size()[0]], (Kind::Bool, device));
         }
-        let (height, width) = image_size_hw;
-        let corners = anchors.unbind(1);
-        corners[0]
-            .ge(-self.straddle_thresh)
-            .logical_and(&corners[1].ge(-self.straddle_thresh))
-            .logical_and(&corners[2].lt(width + self.straddle_thresh))
-            .logical_and(&corners[3].lt(height + self.straddle_thresh))
+        let limits: Vec<f32> = image_sizes
+            .iter()
+            .flat_map(|(height, width)| [width, height].map(|side| (side + self.straddle_thresh) as f32))
+            .collect();
+        let limits = to_device(&Tensor::from_slice(&limits).view([-1, 1, 2]), device);
+        let from_left_top = anchors.narrow(1, 0, 2).ge(-self.straddle_thresh).all_dim(1, false);
+        let to_right_bottom = anchors.narrow(1, 2, 2).lt_tensor(&limits).all_dim(2, false);
+        from_left_top.logical_and(&to_right_bottom)
     }
 }
 

@@ -5,8 +5,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::Config;
 use crate::layers::{nms_mask, NmsGroups};
+use crate::modeling::batch::{indices_of_batch, select_rows_of_all};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::utils::{cat, indices_of_all};
+use crate::modeling::utils::cat;
 use crate::structures::{cat_boxlist, to_device, BoxList, ImageList, Mode};
 
 use super::utils::permute_and_flatten;
@@ -63,13 +64,16 @@ impl RpnPostProcessor {
         let sizes: Vec<(i64, i64)> = images.image_sizes.iter().map(|(height, width)| (*width, *height)).collect();
         let limits = greatest_corners(&sizes, boxes.device()).unsqueeze(1);
         let boxes = boxes.clamp_min(0).minimum(&limits);
-        let kept = indices_of_all(&self.survivors(&boxes, &scores, &cat(&levels, 0), &lengths).unbind(0));
-        let of_image = |(image, (size, kept)): (i64, (&(i64, i64), &Tensor))| {
-            let mut boxlist = BoxList::new(boxes.get(image).index_select(0, kept), *size, Mode::Xyxy)?;
-            boxlist.add_field("objectness", scores.get(image).index_select(0, kept));
+        let survivors = self.survivors(&boxes, &scores, &cat(&levels, 0), &lengths);
+        let (rows, kept) = indices_of_batch(&survivors.unbind(0));
+        let of_each = |values: &Tensor| kept.split(&values.flatten(0, 1).index_select(0, &rows));
+        let of_image = |(size, (boxes, scores)): (&(i64, i64), (Tensor, Tensor))| {
+            let mut boxlist = BoxList::new(boxes, *size, Mode::Xyxy)?;
+            boxlist.add_field("objectness", scores);
             Ok(boxlist)
         };
-        let boxlists = (0..).zip(sizes.iter().zip(&kept)).map(of_image).collect::<Result<Vec<_>>>()?;
+        let lists = sizes.iter().zip(of_each(&boxes).into_iter().zip(of_each(&scores)));
+        let boxlists = lists.map(of_image).collect::<Result<Vec<_>>>()?;
         if objectness.len() > 1 {
             self.select_over_all_levels(boxlists)
         } else {
@@ -122,8 +126,8 @@ impl RpnPostProcessor {
         let best = objectness.topk(number, 0, true, true).1;
         let keep = Tensor::zeros([objectness.size()[0]], (Kind::Bool, objectness.device())).index_fill(0, &best, 1);
         let sizes: Vec<i64> = boxlists.iter().map(|b| b.len() as i64).collect();
-        let keep = indices_of_all(&keep.split_with_sizes(&sizes[..], 0));
-        boxlists.iter().zip(&keep).map(|(boxes, keep)| boxes.select(keep)).collect()
+        let (rows, kept) = indices_of_batch(&keep.split_with_sizes(&sizes[..], 0));
+        select_rows_of_all(&boxlists, &rows, &kept)
     }
 }
 

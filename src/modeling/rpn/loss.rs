@@ -6,9 +6,10 @@ use tch::{Kind, Reduction, Tensor};
 use crate::config::Config;
 use crate::layers::smooth_l1_loss;
 use crate::modeling::balanced_positive_negative_sampler::{BalancedPositiveNegativeSampler, Sampled};
+use crate::modeling::batch::Rows;
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::matcher::{MatchedTargets, Matcher};
-use crate::modeling::utils::zero_loss;
+use crate::modeling::utils::{cat, zero_loss};
 use crate::structures::{BoxList, ImageList};
 
 use super::anchor_generator::AnchorGenerator;
@@ -37,19 +38,14 @@ impl RpnLossComputation {
         anchors: &Tensor,
         targets: &[BoxList],
     ) -> Vec<MatchedTargets> {
-        let per_image = targets.iter().zip(&images.image_sizes);
-        per_image
-            .map(|(target, size)| {
-                let gt = target.bbox().to_device(anchors.device());
-                let matched_idxs = self.matcher.match_boxes(&gt, anchors);
-                let ignored = generator
-                    .visibility(anchors, *size)
-                    .logical_not()
-                    .logical_or(&matched_idxs.eq(Matcher::BETWEEN_THRESHOLDS));
-                let labels = matched_idxs.ge(0).to_kind(Kind::Int64).masked_fill(&ignored, -1);
-                MatchedTargets { labels, matched_idxs }
-            })
-            .collect()
+        let gt: Vec<Tensor> = targets.iter().map(|target| target.bbox().to_device(anchors.device())).collect();
+        let shape = [targets.len() as i64, anchors.size()[0]];
+        let matched_idxs = self.matcher.match_batch(gt.iter().map(|gt| (gt, anchors))).view(shape);
+        let visible = generator.visibility(anchors, &images.image_sizes);
+        let ignored = visible.logical_not().logical_or(&matched_idxs.eq(Matcher::BETWEEN_THRESHOLDS));
+        let labels = matched_idxs.ge(0).to_kind(Kind::Int64).masked_fill(&ignored, -1);
+        let per_image = labels.unbind(0).into_iter().zip(matched_idxs.unbind(0));
+        per_image.map(|(labels, matched_idxs)| MatchedTargets { labels, matched_idxs }).collect()
     }
 
     /// Draws the anchors that take part in the losses (see [`BalancedPositiveNegativeSampler::sample`]).
@@ -77,11 +73,15 @@ impl RpnLossComputation {
         let (objectness, box_regression) = concat_box_prediction_layers(objectness, box_regression);
         let objectness = objectness.squeeze_dim(1);
 
-        let per_image = anchors.size()[0];
-        let offset = |indices: &Tensor, image: usize| indices + image as i64 * per_image;
-        let positive: Vec<Tensor> = sampled.iter().enumerate().map(|(i, s)| offset(&s.positive, i)).collect();
-        let negative: Vec<Tensor> = sampled.iter().enumerate().map(|(i, s)| offset(&s.negative, i)).collect();
-        let (positive, negative) = (Tensor::cat(&positive, 0), Tensor::cat(&negative, 0));
+        let drawn = |part: fn(&Sampled) -> &Tensor| {
+            let parts: Vec<Tensor> = sampled.iter().map(|sampled| part(sampled).shallow_clone()).collect();
+            (cat(&parts, 0), Rows::of(&parts))
+        };
+        let (positive_anchors, positive_rows) = drawn(|sampled| &sampled.positive);
+        let (negative_anchors, negative_rows) = drawn(|sampled| &sampled.negative);
+        let first_anchors = Rows::new(prepared.iter().map(|_| anchors.size()[0])).starts();
+        let positive = positive_rows.shift(&positive_anchors, &first_anchors);
+        let negative = negative_rows.shift(&negative_anchors, &first_anchors);
         let num_samples = positive.size()[0] + negative.size()[0];
         if num_samples == 0 {
             return Ok((zero_loss(&objectness), zero_loss(&box_regression)));
@@ -90,13 +90,12 @@ impl RpnLossComputation {
         // Only the positives' offsets are ever needed, so only they are encoded.
         let regression_targets = {
             let _no_grad = tch::no_grad_guard();
-            let encode = |((sampled, prepared), target): ((&Sampled, &MatchedTargets), &BoxList)| {
-                let gt = target.bbox().to_device(anchors.device());
-                let matched = prepared.matched_idxs.index_select(0, &sampled.positive);
-                self.box_coder.encode(&gt.index_select(0, &matched), &anchors.index_select(0, &sampled.positive))
-            };
-            let encoded: Vec<Tensor> = sampled.iter().zip(&prepared).zip(targets).map(encode).collect();
-            Tensor::cat(&encoded, 0)
+            let matched: Vec<Tensor> = prepared.iter().map(|p| p.matched_idxs.shallow_clone()).collect();
+            let matched = cat(&matched, 0).index_select(0, &positive);
+            let gt: Vec<Tensor> = targets.iter().map(|target| target.bbox().to_device(anchors.device())).collect();
+            // Only images with objects have positives.
+            let matched = positive_rows.shift(&matched, &Rows::of_boxes(targets).starts());
+            self.box_coder.encode(&cat(&gt, 0).index_select(0, &matched), &anchors.index_select(0, &positive_anchors))
         };
         let box_loss =
             smooth_l1_loss(&box_regression.index_select(0, &positive), &regression_targets, 1.0 / 9.0, false)

@@ -4,8 +4,9 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use crate::config::Config;
+use crate::modeling::batch::{indices_of_batch, select_rows_of_all, Rows};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::utils::{cat, indices_of_all, select_detections};
+use crate::modeling::utils::{cat, select_detections};
 use crate::structures::{BoxList, Mode};
 
 use super::loss::make_roi_box_coder;
@@ -81,15 +82,18 @@ impl PostProcessor {
             Ok(scores.transpose(0, 1).narrow(0, 1, num_classes - 1).gt(self.score_thresh).flatten(0, -1))
         });
         let above = above.collect::<Result<Vec<_>>>()?;
-        let candidates = boxlists.iter().zip(indices_of_all(&above)).map(|(boxes, places)| {
-            let proposals = (boxes.len() as i64 / num_classes).max(1);
-            let labels = places.divide_scalar_mode(proposals, "floor") + 1;
-            let mut candidates = boxes.select(&(places.remainder(proposals) * num_classes + &labels))?;
-            candidates.add_field("labels", labels);
-            Ok(candidates)
-        });
-        let candidates = candidates.collect::<Result<Vec<_>>>()?;
-        select_detections(&candidates, num_classes, self.nms, self.detections_per_img)
+        let (places, found) = indices_of_batch(&above);
+        let proposals: Vec<i64> = boxlists.iter().map(|boxes| boxes.len() as i64 / num_classes).collect();
+        let before: Vec<i64> = Rows::of(&above).starts().iter().map(|start| -start).collect();
+        let places = found.shift(&places, &before);
+        let of_image = found.spread(&proposals, places.device()).clamp_min(1);
+        let labels = places.divide_tensor_mode(&of_image, "floor") + 1;
+        let rows = places.remainder_tensor(&of_image) * num_classes + &labels;
+        let rows = found.shift(&rows, &Rows::of_boxes(boxlists).starts());
+        let mut candidates = select_rows_of_all(boxlists, &rows, &found)?;
+        candidates.iter_mut().zip(found.split(&labels)).for_each(|(boxes, labels)| boxes.add_field("labels", labels));
+        let most_of_label = proposals.into_iter().max().unwrap_or(0);
+        select_detections(&candidates, num_classes, most_of_label, self.nms, self.detections_per_img)
     }
 }
 

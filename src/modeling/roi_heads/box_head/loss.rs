@@ -5,9 +5,10 @@ use tch::{Kind, Reduction, Tensor};
 
 use crate::config::Config;
 use crate::layers::smooth_l1_loss;
-use crate::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
+use crate::modeling::balanced_positive_negative_sampler::{all_samples, BalancedPositiveNegativeSampler};
+use crate::modeling::batch::{select_rows_of_all, Rows};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::matcher::{MatchedTargets, Matcher};
+use crate::modeling::matcher::{rows_of_truth, MatchedTargets, Matcher};
 use crate::modeling::utils::{cat, zero_loss};
 use crate::structures::BoxList;
 
@@ -26,8 +27,7 @@ impl FastRcnnLossComputation {
     /// # Errors
     /// Ground truth without the field `labels`.
     pub fn prepare_targets(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<MatchedTargets>> {
-        let pairs = proposals.iter().zip(targets);
-        pairs.map(|(proposals, target)| self.matcher.match_classes(target, proposals.bbox())).collect()
+        self.matcher.match_classes(targets, &proposals.iter().map(BoxList::bbox).collect::<Vec<_>>())
     }
 
     /// The sampler, for looking at what it draws.
@@ -44,24 +44,43 @@ impl FastRcnnLossComputation {
         let _no_grad = tch::no_grad_guard();
         let prepared = self.prepare_targets(proposals, targets)?;
         let sampled = self.sampler.sample(prepared.iter().map(|p| &p.labels));
-        let images = proposals.iter().zip(targets).zip(prepared.iter().zip(&sampled));
-        images
-            .map(|((proposals, target), (prepared, sampled))| {
-                let index = sampled.all();
-                let mut chosen = proposals.select(&index)?;
-                let matched_idxs = prepared.matched_idxs.index_select(0, &index);
-                let regression_targets = if target.is_empty() {
-                    chosen.bbox().zeros_like()
-                } else {
-                    let gt = target.bbox().to_device(chosen.bbox().device());
-                    self.box_coder.encode(&gt.index_select(0, &matched_idxs.clamp_min(0)), chosen.bbox())
-                };
-                chosen.add_field("labels", prepared.labels.index_select(0, &index));
-                chosen.add_field("regression_targets", regression_targets);
-                chosen.add_field("matched_idxs", matched_idxs);
-                Ok(chosen)
-            })
-            .collect()
+        let (rows, chosen) = all_samples(&sampled, &Rows::of_boxes(proposals));
+        let mut lists = select_rows_of_all(proposals, &rows, &chosen)?;
+        let of_samples = |part: fn(&MatchedTargets) -> &Tensor| {
+            let parts: Vec<Tensor> = prepared.iter().map(|prepared| part(prepared).shallow_clone()).collect();
+            cat(&parts, 0).index_select(0, &rows)
+        };
+        let (labels, matched_idxs) = (of_samples(|p| &p.labels), of_samples(|p| &p.matched_idxs));
+        let regression_targets = self.regression_targets(&lists, targets, &matched_idxs, &chosen);
+        let fields = [("labels", labels), ("regression_targets", regression_targets), ("matched_idxs", matched_idxs)];
+        for (name, values) in fields {
+            lists.iter_mut().zip(chosen.split(&values)).for_each(|(list, values)| list.add_field(name, values));
+        }
+        Ok(lists)
+    }
+
+    /// The offsets from the samples of all images to the objects that they match; zeros on images without objects.
+    fn regression_targets(
+        &self,
+        samples: &[BoxList],
+        targets: &[BoxList],
+        matched_idxs: &Tensor,
+        rows: &Rows,
+    ) -> Tensor {
+        let boxes = |lists: &[BoxList]| {
+            let parts: Vec<Tensor> = lists.iter().map(|list| list.bbox().to_device(matched_idxs.device())).collect();
+            cat(&parts, 0)
+        };
+        let (samples, gt) = (boxes(samples), boxes(targets));
+        if gt.size()[0] == 0 {
+            return samples.zeros_like();
+        }
+        let encoded = self.box_coder.encode(&gt.index_select(0, &rows_of_truth(matched_idxs, rows, targets)), &samples);
+        if targets.iter().all(|target| !target.is_empty()) {
+            return encoded;
+        }
+        let has_objects: Vec<i64> = targets.iter().map(|target| i64::from(!target.is_empty())).collect();
+        encoded.where_scalarother(&rows.spread(&has_objects, encoded.device()).ne(0).unsqueeze(1), 0.0)
     }
 
     /// `(loss_classifier, loss_box_reg)` of the sampled proposals. The box loss is divided by *all* samples, as in the

@@ -46,10 +46,10 @@ impl KeypointRcnnLossComputation {
     /// # Errors
     /// Ground truth without the fields `labels` and `keypoints`.
     pub fn prepare_targets(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<MatchedTargets>> {
-        let pairs = proposals.iter().zip(targets);
-        pairs
-            .map(|(proposals, target)| {
-                let mut prepared = self.matcher.match_classes(target, proposals.bbox())?;
+        let boxes: Vec<&Tensor> = proposals.iter().map(BoxList::bbox).collect();
+        let prepared = self.matcher.match_classes(targets, &boxes)?.into_iter().zip(targets);
+        prepared
+            .map(|(mut prepared, target)| {
                 if !target.is_empty() {
                     let points = target.keypoints().context("keypoints are needed to train MODEL.KEYPOINT_ON")?;
                     let points = points.keypoints();

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use tch::{Device, Kind, Reduction, Tensor};
 
 use crate::layers::full_precision;
+use crate::modeling::batch::Rows;
 use crate::modeling::utils::{cat, zero_loss};
 use crate::structures::{to_device, BoxList, PolygonCrop, SegmentationMask};
 
@@ -52,13 +53,12 @@ impl MaskRcnnLossComputation {
         let _no_grad = tch::no_grad_guard();
         // Polygons are on the CPU: boxes and matches of all images come there in one copy. (A number of an object is
         // exact in float32.)
-        let rows = positives.iter().map(|proposals| {
-            let matched = proposals.tensor_field("matched_idxs")?.unsqueeze(1).to_kind(Kind::Float);
-            Ok(Tensor::cat(&[proposals.bbox(), &matched], 1))
-        });
-        let rows = cat(&rows.collect::<Result<Vec<_>>>()?, 0).to_device(Device::Cpu);
-        let sizes: Vec<i64> = positives.iter().map(|proposals| proposals.len() as i64).collect();
-        rows.split_with_sizes(&sizes[..], 0)
+        let boxes: Vec<Tensor> = positives.iter().map(|proposals| proposals.bbox().shallow_clone()).collect();
+        let matched = positives.iter().map(|proposals| Ok(proposals.tensor_field("matched_idxs")?.shallow_clone()));
+        let matched = cat(&matched.collect::<Result<Vec<_>>>()?, 0).unsqueeze(1).to_kind(Kind::Float);
+        let rows = Tensor::cat(&[cat(&boxes, 0), matched], 1).to_device(Device::Cpu);
+        Rows::of_boxes(positives)
+            .split(&rows)
             .iter()
             .zip(targets)
             .map(|(rows, target)| {

@@ -5,12 +5,12 @@ use tch::Tensor;
 
 use crate::config::Config;
 use crate::layers::ParamPath;
+use crate::modeling::batch::{indices_of_batch, select_rows_of_all};
 use crate::modeling::detector::Losses;
 use crate::modeling::poolers::RoiHead;
 use crate::modeling::registry::{FeatureMaps, ModelRegistries};
 use crate::modeling::roi_heads::box_head::box_head::BoxHeadTraining;
 use crate::modeling::roi_heads::map_head::{MapHead, MapHeadParts, SharedExtractor};
-use crate::modeling::utils::{cat, indices_of_all};
 use crate::structures::BoxList;
 
 use super::inference::{make_roi_mask_post_processor, MaskPostProcessor};
@@ -29,15 +29,8 @@ pub struct RoiMaskHead {
 /// Proposals without the field `labels`.
 pub fn keep_only_positive_boxes(proposals: &[BoxList]) -> Result<(Vec<BoxList>, Tensor)> {
     let masks = proposals.iter().map(|boxes| Ok(boxes.tensor_field("labels")?.gt(0))).collect::<Result<Vec<_>>>()?;
-    let mut positives = Vec::with_capacity(proposals.len());
-    let mut rows = Vec::with_capacity(proposals.len());
-    let mut start = 0;
-    for (boxes, index) in proposals.iter().zip(indices_of_all(&masks)) {
-        positives.push(boxes.select(&index)?);
-        rows.push(index + start);
-        start += boxes.len() as i64;
-    }
-    Ok((positives, cat(&rows, 0)))
+    let (rows, found) = indices_of_batch(&masks);
+    Ok((select_rows_of_all(proposals, &rows, &found)?, rows))
 }
 
 impl RoiMaskHead {

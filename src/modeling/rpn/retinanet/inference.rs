@@ -4,9 +4,10 @@ use anyhow::Result;
 use tch::Tensor;
 
 use crate::config::Config;
+use crate::modeling::batch::indices_of_all;
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::rpn::utils::permute_and_flatten;
-use crate::modeling::utils::{indices_of_all, select_detections};
+use crate::modeling::utils::select_detections;
 use crate::structures::{cat_boxlist, BoxList, ImageList, Mode};
 
 /// Selects detections: per level the best candidates above a score, over all levels NMS per class and a limit.
@@ -60,7 +61,9 @@ impl RetinaNetPostProcessor {
             boxes.select(&boxes.tensor_field("labels")?.argsort_stable(true, 0, false))
         });
         let by_class = by_class.collect::<Result<Vec<_>>>()?;
-        select_detections(&by_class, self.num_classes, self.nms_thresh, self.fpn_post_nms_top_n)
+        // All candidates can be of one class.
+        let most_of_label = by_class.iter().map(|boxes| boxes.len() as i64).max().unwrap_or(0);
+        select_detections(&by_class, self.num_classes, most_of_label, self.nms_thresh, self.fpn_post_nms_top_n)
     }
 
     /// `scores` `[K · (classes - 1)]`, `codes` `[K, 4]`, `candidates` `[M]` int64: places among the scores.

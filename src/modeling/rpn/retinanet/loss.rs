@@ -5,10 +5,11 @@ use tch::{Kind, Tensor};
 
 use crate::config::Config;
 use crate::layers::{sigmoid_focal_loss, smooth_l1_loss};
+use crate::modeling::batch::{indices_of_batch, Rows};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::matcher::{MatchedTargets, Matcher};
 use crate::modeling::rpn::utils::concat_box_prediction_layers;
-use crate::modeling::utils::indices_of_all;
+use crate::modeling::utils::cat;
 use crate::structures::BoxList;
 
 /// Matches anchors and computes the two losses over all of them.
@@ -30,7 +31,7 @@ impl RetinaNetLossComputation {
     /// # Errors
     /// Ground truth without the field `labels`.
     pub fn prepare_targets(&self, anchors: &Tensor, targets: &[BoxList]) -> Result<Vec<MatchedTargets>> {
-        targets.iter().map(|target| self.matcher.match_classes(target, anchors)).collect()
+        self.matcher.match_classes(targets, &vec![anchors; targets.len()])
     }
 
     /// `(loss_retina_cls, loss_retina_reg)`. The class loss is divided by positives + images.
@@ -49,24 +50,20 @@ impl RetinaNetLossComputation {
         let (box_cls, box_regression) = concat_box_prediction_layers(box_cls, box_regression);
 
         let masks: Vec<Tensor> = prepared.iter().map(|prepared| prepared.labels.gt(0)).collect();
-        let mut positive = Vec::with_capacity(prepared.len());
-        let mut encoded = Vec::with_capacity(prepared.len());
-        let images = prepared.iter().zip(targets).zip(indices_of_all(&masks));
-        for (image, ((prepared, target), index)) in images.enumerate() {
+        let (positive, rows) = indices_of_batch(&masks);
+        let encoded = {
             let _no_grad = tch::no_grad_guard();
-            let gt = target.bbox().to_device(anchors.device());
-            let gt = gt.index_select(0, &prepared.matched_idxs.index_select(0, &index));
-            encoded.push(self.box_coder.encode(&gt, &anchors.index_select(0, &index)));
-            positive.push(index + image as i64 * anchors.size()[0]);
-        }
-        let positive = Tensor::cat(&positive, 0);
+            let gt: Vec<Tensor> = targets.iter().map(|target| target.bbox().to_device(anchors.device())).collect();
+            let matched: Vec<Tensor> = prepared.iter().map(|p| p.matched_idxs.shallow_clone()).collect();
+            let matched = cat(&matched, 0).index_select(0, &positive);
+            // Only images with objects have positives.
+            let matched = rows.shift(&matched, &Rows::of_boxes(targets).starts());
+            let anchors = anchors.index_select(0, &positive.remainder(anchors.size()[0]));
+            self.box_coder.encode(&cat(&gt, 0).index_select(0, &matched), &anchors)
+        };
         let num_positive = positive.size()[0] as f64;
-        let loss_reg = smooth_l1_loss(
-            &box_regression.index_select(0, &positive),
-            &Tensor::cat(&encoded, 0),
-            self.bbox_reg_beta,
-            false,
-        ) / (num_positive * self.regress_norm).max(1.0);
+        let loss_reg = smooth_l1_loss(&box_regression.index_select(0, &positive), &encoded, self.bbox_reg_beta, false)
+            / (num_positive * self.regress_norm).max(1.0);
 
         let labels: Vec<Tensor> = prepared.iter().map(|p| p.labels.shallow_clone()).collect();
         let labels = Tensor::cat(&labels, 0).to_kind(Kind::Int);
