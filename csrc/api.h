@@ -81,9 +81,19 @@ int mrb_contiguous(mrb_error* error, at::Tensor** output, const at::Tensor* tens
 // Whether the tensor would be kept in channels-last format by an operator that preserves the format.
 bool mrb_is_channels_last(const at::Tensor* tensor);
 
-// Whether `mrb_fused_conv` takes this input: on the CPU, not empty, gradients off, and libtorch has the operator for its
-// type (float32, or bfloat16 where the processor computes with it; under autocast the type it is cast to).
+// `upsample_nearest2d` in the input's own type, under autocast too (which would make it float32, though it only repeats
+// values).
+int mrb_upsample_nearest(mrb_error* error, at::Tensor** output, const at::Tensor* input, int64_t height, int64_t width,
+                         double scale);
+
+// Whether `mrb_fused_conv` takes this input: not empty, gradients off, and libtorch has the operator for its type (under
+// autocast the type it is cast to): on the CPU float32, or bfloat16 where the processor computes with it; on CUDA, for
+// channels-last inputs, 16 bits, and float32 where TF32 is allowed.
 bool mrb_can_fuse_conv(const at::Tensor* input);
+// Whether the weight (or bias) lies on the input's device in the type that the convolution of the input is computed in.
+bool mrb_is_ready_for_conv(const at::Tensor* input, const at::Tensor* weight);
+// The weight in that type, and a filter in the input's memory format.
+int mrb_ready_for_conv(mrb_error* error, at::Tensor** output, const at::Tensor* input, const at::Tensor* weight);
 // Convolution plus bias plus residual, then ReLU, in one step. `bias` and `residual` may be null; `residual` has the
 // output's shape. The output has the memory format of the input. Under autocast everything is cast first.
 int mrb_fused_conv(mrb_error* error, at::Tensor** output, const at::Tensor* input, const at::Tensor* weight,

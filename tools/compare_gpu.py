@@ -189,7 +189,6 @@ class Peer:
 def ours(args, folder, weights, training, batch, dtype):
     options = ["--config-file", args.config_file, "--image-size", f"{args.size[0]}x{args.size[1]}", "--tf32", "on"]
     options += ["--batch", str(batch), "--runs", str(args.runs), "--warmup", str(args.warmup)]
-    options += ["--channels-last"] if args.channels_last else []
     overrides = ["MODEL.DEVICE", args.device, "MODEL.WEIGHT", weights, "DTYPE", dtype]
     overrides += ["MODEL.ROI_HEADS.SCORE_THRESH", "0.0", "MODEL.RESNETS.STRIDE_IN_1X1", "False"]
     overrides += ["MODEL.RPN.FPN_POST_NMS_PER_BATCH", "False"]
@@ -212,7 +211,7 @@ def main():
     parser.add_argument("--inference", type=int, nargs="*", default=[1, 8], help="batches")
     parser.add_argument("--training", type=int, nargs="*", default=[2, 16], help="batches")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float16"])
-    parser.add_argument("--channels-last", action="store_true", help="on both sides")
+    parser.add_argument("--channels-last", action="store_true", help="for torchvision too; here it is the default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=10, help="timed runs of each side in a round")
     parser.add_argument("--warmup", type=int, default=5)

@@ -1,5 +1,7 @@
 // Automatic mixed precision: libtorch's autocast for one device type and one number format.
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/upsample_nearest2d.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include "runtime/autocast.h"
 
@@ -21,5 +23,13 @@ int mrb_autocast_leave(mrb_error* error, const mrb_autocast* before) {
     const auto device = before->cuda ? at::kCUDA : at::kCPU;
     at::autocast::set_autocast_enabled(device, before->enabled);
     at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(before->dtype));
+  });
+}
+
+int mrb_upsample_nearest(mrb_error* error, at::Tensor** output, const at::Tensor* input, int64_t height, int64_t width,
+                         double scale) {
+  return mrb::guarded(error, [&] {
+    const c10::impl::ExcludeDispatchKeyGuard in_its_own_type(c10::autocast_dispatch_keyset);
+    *output = new at::Tensor(at::upsample_nearest2d(*input, {height, width}, scale, scale));
   });
 }

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 
 use super::CommandLine;
 use crate::ffi;
+use crate::modeling::detector::GeneralizedRcnn;
 
 /// The configuration on the command line. Flatten it into a program's own arguments as the last field.
 #[derive(Clone, Debug, clap::Args)]
@@ -80,9 +81,10 @@ pub struct BackendArgs {
     #[arg(long, value_name = "on|off")]
     pub tf32: Option<Switch>,
 
-    /// Keeps feature maps on a GPU with the channels of each pixel side by side in memory. Not for training on the CPU.
-    #[arg(long)]
-    pub channels_last: bool,
+    /// Whether feature maps have the channels of each pixel side by side in memory, which the GPU's matrix units read
+    /// without reordering. Without it they have so on a GPU, and in inference on the CPU; training on the CPU cannot.
+    #[arg(long, value_name = "on|off")]
+    pub channels_last: Option<Switch>,
 }
 
 impl BackendArgs {
@@ -104,6 +106,17 @@ impl BackendArgs {
         match self.tf32 {
             Some(switch) => ffi::set_tf32(switch == Switch::On),
             None => Ok(()),
+        }
+    }
+
+    /// The model with the chosen format of feature maps.
+    ///
+    /// # Errors
+    /// See [`GeneralizedRcnn::with_channels_last`].
+    pub fn format(&self, model: GeneralizedRcnn) -> Result<GeneralizedRcnn> {
+        match self.channels_last {
+            Some(switch) => model.with_channels_last(switch == Switch::On).context("--channels-last"),
+            None => Ok(model),
         }
     }
 }

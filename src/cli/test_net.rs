@@ -40,8 +40,8 @@ pub fn test_net(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let program = Program::start(&args.config, (&args.distributed, &args.backend), &args, false)?;
     log::info!(target: TARGET, "Running with config:\n{}", program.cfg.to_node());
     let (parameters, mut model) = program.build_model(registries)?;
-    if args.backend.channels_last && program.device != Device::Cpu {
-        model = model.with_channels_last()?;
+    if program.device != Device::Cpu {
+        model = args.backend.format(model)?;
     }
     let checkpointer =
         DetectronCheckpointer::new(&program.cfg, &parameters, program.output_dir.as_deref()).strict(args.strict);

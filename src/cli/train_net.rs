@@ -79,15 +79,13 @@ fn log_config(program: &Program, args: &ConfigArgs) -> Result<()> {
 
 fn train(program: &Program, args: &Args, registries: &Registries) -> Result<GeneralizedRcnn> {
     let cfg = &program.cfg;
-    let (parameters, mut model) = program.build_model(registries)?;
+    let (parameters, model) = program.build_model(registries)?;
     if !args.skip_test || cfg.solver.test_period > 0 {
         program
             .check_test(registries)
             .context("DATASETS.TEST, which is tested after the training without --skip-test")?;
     }
-    if args.backend.channels_last {
-        model = model.with_channels_last().context("--channels-last")?;
-    }
+    let model = args.backend.format(model)?;
     let save_dir = program.output_dir.as_deref();
     let checkpointer = DetectronCheckpointer::new(cfg, &parameters, save_dir).strict(args.strict);
     let start = Start::load(program, &parameters, &checkpointer, model.precision())?;

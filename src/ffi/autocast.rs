@@ -3,9 +3,9 @@
 use std::marker::PhantomData;
 
 use anyhow::{bail, Result};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
-use super::{call, raw};
+use super::{call, call_for_tensor, raw};
 
 /// As long as it lives, this thread's convolutions and matrix products on a device compute in a shorter type, and what
 /// libtorch counts as sensitive in float32. Casts of weights are kept until the outermost one ends, so that one within
@@ -48,11 +48,33 @@ impl Drop for Autocast {
     }
 }
 
+/// Enlarges maps by repeating pixels, in their own type: autocast would make them float32, which adds nothing.
+///
+/// # Shapes
+/// `[N, C, H, W]` to `[N, C, height, width]`, which are `scale` times as large, or a little less.
+///
+/// # Errors
+/// Sizes that are not positive.
+pub fn upsample_nearest(input: &Tensor, (height, width): (i64, i64), scale: f64) -> Result<Tensor> {
+    let input = input.as_ptr();
+    // SAFETY: the handle comes from a live borrowed tensor, the error and output from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe { raw::mrb_upsample_nearest(error, output, input, height, width, scale) })
+}
+
 #[cfg(test)]
 mod tests {
-    use tch::Tensor;
-
     use super::*;
+
+    #[test]
+    fn enlarging_keeps_the_type_under_autocast() {
+        let _autocast = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+        let x = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([1, 1, 2, 2]).to_kind(Kind::BFloat16);
+        let y = upsample_nearest(&x.set_requires_grad(true), (3, 4), 2.0).unwrap();
+        assert_eq!((y.kind(), y.requires_grad()), (Kind::BFloat16, true));
+        let values = Vec::<f32>::try_from(y.to_kind(Kind::Float).flatten(0, -1)).unwrap();
+        assert_eq!(values, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]);
+        assert!(upsample_nearest(&y, (0, 4), 2.0).is_err());
+    }
 
     #[test]
     fn products_are_cast_as_long_as_it_lives_and_gradients_come_back_in_float32() {

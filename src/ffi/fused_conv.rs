@@ -1,4 +1,4 @@
-//! Convolution with everything after it in one step, for inference on the CPU.
+//! Convolution with everything after it in one step, for inference.
 
 use anyhow::Result;
 use tch::Tensor;
@@ -21,11 +21,28 @@ pub struct FusedConv<'a> {
     pub relu: bool,
 }
 
-/// Whether [`fused_conv`] takes this input: float32 on the CPU, not empty, gradients off, and libtorch was built with
-/// oneDNN.
+/// Whether [`fused_conv`] takes this input: not empty, gradients off, and libtorch has the operator for its type (under
+/// autocast the type it is cast to): on the CPU float32, or bfloat16 where the processor computes with it; on CUDA, for
+/// channels-last inputs, 16 bits, and float32 where TF32 is allowed.
 pub fn can_fuse_conv(input: &Tensor) -> bool {
     // SAFETY: the handle comes from a live borrowed tensor, which the function only looks at.
     unsafe { raw::mrb_can_fuse_conv(input.as_ptr()) }
+}
+
+/// Whether a weight or bias lies on the input's device in the type that a convolution of the input is computed in.
+pub fn is_ready_for_conv(input: &Tensor, weight: &Tensor) -> bool {
+    // SAFETY: the handles come from live borrowed tensors, which the function only looks at.
+    unsafe { raw::mrb_is_ready_for_conv(input.as_ptr(), weight.as_ptr()) }
+}
+
+/// The weight or bias in that type, and a filter `[O, C, k, k]` in the input's memory format; without gradients.
+///
+/// # Errors
+/// Another device, or what libtorch says.
+pub fn ready_for_conv(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (input, weight) = (input.as_ptr(), weight.as_ptr());
+    // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe { raw::mrb_ready_for_conv(error, output, input, weight) })
 }
 
 /// A convolution, its bias, a residual and a ReLU, written to memory once.

@@ -204,7 +204,25 @@ extern "C" {
 
     pub fn mrb_is_channels_last(tensor: *const C_tensor) -> bool;
 
+    pub fn mrb_upsample_nearest(
+        error: *mut Error,
+        output: *mut *mut C_tensor,
+        input: *const C_tensor,
+        height: i64,
+        width: i64,
+        scale: f64,
+    ) -> c_int;
+
     pub fn mrb_can_fuse_conv(input: *const C_tensor) -> bool;
+
+    pub fn mrb_is_ready_for_conv(input: *const C_tensor, weight: *const C_tensor) -> bool;
+
+    pub fn mrb_ready_for_conv(
+        error: *mut Error,
+        output: *mut *mut C_tensor,
+        input: *const C_tensor,
+        weight: *const C_tensor,
+    ) -> c_int;
 
     pub fn mrb_fused_conv(
         error: *mut Error,

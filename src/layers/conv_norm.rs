@@ -1,7 +1,9 @@
 //! A convolution, the norm after it and the ReLU after that, as one step.
 //!
-//! The three are kept together, so that inference on the CPU can fold the norm into the convolution and fuse the ReLU
-//! without the models knowing. Each part keeps the name that the original gives it.
+//! The three are kept together, so that inference can fold the norm into the convolution and fuse the ReLU without the
+//! models knowing. Each part keeps the name that the original gives it.
+
+use std::cell::RefCell;
 
 use tch::Tensor;
 
@@ -17,12 +19,29 @@ pub struct ConvNorm {
     pub norm: Option<Norm>,
     /// Whether a ReLU comes last.
     pub relu: bool,
+    /// On CUDA, what [`folded`](Self::folded) gave last.
+    kept: RefCell<Option<Kept>>,
+}
+
+/// Weights with the norm in them.
+#[derive(Debug)]
+struct Folded {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+/// Folded weights in the type that is computed in: one more copy of the weights, in 16 bits half as large as they are.
+#[derive(Debug)]
+struct Kept {
+    /// libtorch's counts of changes of the tensors that they were made of.
+    versions: Vec<i64>,
+    folded: Folded,
 }
 
 impl ConvNorm {
     /// Puts the three together.
     pub fn new(conv: Conv2d, norm: Option<Norm>, relu: bool) -> Self {
-        Self { conv, norm, relu }
+        Self { conv, norm, relu, kept: RefCell::new(None) }
     }
 
     /// `train` only matters to batch norm.
@@ -49,27 +68,69 @@ impl ConvNorm {
     }
 
     /// Everything as one convolution, where no gradient is wanted and the norm is a factor and a summand per channel.
-    ///
-    /// The weights are folded anew each time: that costs about a hundredth of the convolution on a large image, and
-    /// nothing has to notice when weights change.
     fn fused(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool, train: bool) -> Option<Tensor> {
-        if train || !ffi::can_fuse_conv(x) {
+        if train {
+            // The optimizer will change the weights.
+            self.kept.take();
             return None;
         }
-        let (scale, shift) = match &self.norm {
-            None => {
-                return Some(self.conv.forward_fused(x, &self.conv.weight, self.conv.bias.as_ref(), residual, relu))
+        if !ffi::can_fuse_conv(x) || matches!(self.norm, Some(Norm::Group(_))) {
+            return None;
+        }
+        if !x.device().is_cuda() {
+            // Folded anew each time: that costs about a hundredth of the convolution on a large image.
+            let Folded { weight, bias } = self.folded();
+            return Some(self.conv.forward_fused(x, &weight, bias.as_ref(), residual, relu));
+        }
+        // Each operator more has to be sent to the GPU, which takes longer than these small ones themselves.
+        let mut kept = self.kept.borrow_mut();
+        let Kept { folded: Folded { weight, bias }, .. } = self.up_to_date(&mut kept, x);
+        Some(self.conv.forward_fused(x, weight, bias.as_ref(), residual, relu))
+    }
+
+    /// The kept weights, made anew where one of the tensors behind them has changed or `x` needs another type.
+    fn up_to_date<'a>(&self, kept: &'a mut Option<Kept>, x: &Tensor) -> &'a Kept {
+        let versions = self.versions();
+        match kept.take() {
+            Some(known) if known.versions == versions && ffi::is_ready_for_conv(x, &known.folded.weight) => {
+                kept.insert(known)
             }
+            outdated => {
+                drop(outdated);
+                let Folded { weight, bias } = self.folded();
+                let ready = |tensor: &Tensor| ffi::ready_for_conv(x, tensor).expect("weights on the input's device");
+                let folded = Folded { weight: ready(&weight), bias: bias.as_ref().map(ready) };
+                kept.insert(Kept { versions, folded })
+            }
+        }
+    }
+
+    fn versions(&self) -> Vec<i64> {
+        let of_norm = match &self.norm {
+            Some(Norm::Frozen(norm)) => vec![&norm.weight, &norm.bias, &norm.running_mean, &norm.running_var],
+            Some(Norm::Batch(norm)) => vec![&norm.weight, &norm.bias, &norm.running_mean, &norm.running_var],
+            Some(Norm::Group(_)) | None => Vec::new(),
+        };
+        let of_conv = [Some(&self.conv.weight), self.conv.bias.as_ref()];
+        of_conv.into_iter().flatten().chain(of_norm).map(Tensor::internal_version).collect()
+    }
+
+    /// The convolution's weight and bias times the norm's factor, and its summand in the bias. (There is no group norm.)
+    fn folded(&self) -> Folded {
+        let (scale, shift) = match &self.norm {
             Some(Norm::Frozen(norm)) => norm.scale_and_shift(),
             Some(Norm::Batch(norm)) => norm.scale_and_shift(),
-            Some(Norm::Group(_)) => return None,
+            Some(Norm::Group(_)) | None => {
+                let bias = self.conv.bias.as_ref().map(Tensor::shallow_clone);
+                return Folded { weight: self.conv.weight.shallow_clone(), bias };
+            }
         };
         let weight = &self.conv.weight * scale.view([-1, 1, 1, 1]);
         let bias = match &self.conv.bias {
             Some(bias) => bias * scale + shift,
             None => shift,
         };
-        Some(self.conv.forward_fused(x, &weight, Some(&bias), residual, relu))
+        Folded { weight, bias: Some(bias) }
     }
 }
 
@@ -125,6 +186,38 @@ mod tests {
                     assert!((&fused - &plain.1).abs().max().double_value(&[]) < 1e-5);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn kept_weights_are_made_anew_when_something_changes() {
+        let _generator = generator();
+        let _no_grad = tch::no_grad_guard();
+        let x = random(&[1, 8, 5, 4], 3).to_kind(Kind::Float);
+        for kind in 0..3 {
+            let parameters = Parameters::new(Device::Cpu);
+            let path = parameters.root();
+            let conv = Conv2d::new(&path.sub("conv"), 8, 8, 3, ConvConfig::default());
+            let layer = ConvNorm::new(conv, norm(kind, &path.sub("norm")), true);
+            let check = || {
+                let mut kept = layer.kept.borrow_mut();
+                let Folded { weight, bias } = &layer.up_to_date(&mut kept, &x).folded;
+                let now = layer.folded();
+                assert!(*weight == now.weight && *bias == now.bias, "norm {kind}");
+                weight.data_ptr()
+            };
+            let first = check();
+            assert_eq!(check(), first, "nothing has changed");
+            for entry in parameters.state().into_iter().filter(|entry| entry.tensor.kind() == Kind::Float) {
+                let _ = entry.tensor.shallow_clone().g_add_scalar_(0.5);
+                check();
+            }
+            let mut kept = layer.kept.borrow_mut();
+            let double = x.to_kind(Kind::Double);
+            assert_eq!(layer.up_to_date(&mut kept, &double).folded.weight.kind(), Kind::Double);
+            drop(kept);
+            let _ = layer.forward(&x, true);
+            assert!(layer.kept.borrow().is_none(), "training changes weights");
         }
     }
 }

@@ -96,7 +96,7 @@ impl Conv2d {
     }
 
     /// The convolution with given weights instead of its own, plus `bias` and `residual`, then ReLU, in one step where
-    /// that is possible: in inference on the CPU.
+    /// that is possible: see [`ffi::can_fuse_conv`].
     pub(super) fn forward_fused(
         &self,
         x: &Tensor,

@@ -72,7 +72,7 @@ fn switches_of_the_gpu_are_known_on_the_cpu() {
     let (a, b) = (deterministic.join("model_final.pth"), plain.join("model_final.pth"));
     assert_eq!(different_tensors(&a, &b, "model"), [""; 0]);
 
-    let error = fails(&mut program("train_net", folder.path(), &["--channels-last"], &[]), 1);
+    let error = fails(&mut program("train_net", folder.path(), &["--channels-last", "on"], &[]), 1);
     assert!(error.contains("--channels-last") && error.contains("oneDNN"), "{error}");
     let error = fails(&mut program("train_net", folder.path(), &["--tf32", "maybe"], &[]), 2);
     assert!(error.contains("on, off"), "{error}");

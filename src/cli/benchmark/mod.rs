@@ -8,7 +8,7 @@ mod training;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use clap::Parser;
 use tch::{Device, Kind, Tensor};
 
@@ -120,10 +120,7 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
     };
     tch::manual_seed((args.config.seed.unwrap_or(0) + comm::get_rank() as u64) as i64);
     let parameters = Parameters::new(device);
-    let mut model = build_detection_model(&cfg, &parameters.root(), &registries.models)?;
-    if args.backend.channels_last {
-        model = model.with_channels_last().context("--channels-last")?;
-    }
+    let model = args.backend.format(build_detection_model(&cfg, &parameters.root(), &registries.models)?)?;
     let checkpointer = DetectronCheckpointer::new(&cfg, &parameters, None);
     let loaded = checkpointer.load(Some(&cfg.model.weight), false)?;
 

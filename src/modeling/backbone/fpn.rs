@@ -3,6 +3,7 @@
 use anyhow::Result;
 use tch::Tensor;
 
+use crate::ffi;
 use crate::layers::{Conv2d, ConvConfig, ConvNorm, Init, ParamPath};
 use crate::modeling::make_layers::{conv_with_kaiming_uniform, ConvKaimingUniform, GroupNormSettings};
 
@@ -127,7 +128,7 @@ impl Fpn {
             let inner = match above {
                 Some(above) => {
                     let (_, _, height, width) = lateral.size4().expect("feature maps are [N, C, H, W]");
-                    lateral + above.upsample_nearest2d([height, width], 2.0, 2.0)
+                    lateral + ffi::upsample_nearest(&above, (height, width), 2.0).expect("maps of some size")
                 }
                 None => lateral,
             };

@@ -37,21 +37,22 @@ impl GeneralizedRcnn {
         let maps = backbone.feature_maps();
         let rpn = build_rpn(cfg, &root.sub("rpn"), maps, registries)?;
         let roi_heads = build_roi_heads(cfg, &root.sub("roi_heads"), maps, registries)?;
-        Ok(Self { backbone, rpn, roi_heads, precision, device: root.device(), channels_last: false })
+        let device = root.device();
+        Ok(Self { backbone, rpn, roi_heads, precision, device, channels_last: device.is_cuda() })
     }
 
-    /// Keeps feature maps in training and on CUDA with the channels of each pixel side by side in memory, which the
-    /// tensor cores read without reordering. (Inference on the CPU always does so.)
+    /// Whether feature maps have the channels of each pixel side by side in memory, which tensor cores read without
+    /// reordering. On CUDA they have so unless it is switched off here. (Inference on the CPU always does so.)
     ///
     /// # Errors
-    /// On the CPU, whose library then writes weight gradients out of bounds.
-    pub fn with_channels_last(self) -> Result<Self> {
+    /// Switched on for the CPU, whose library then writes weight gradients out of bounds.
+    pub fn with_channels_last(self, channels_last: bool) -> Result<Self> {
         ensure!(
-            self.device != Device::Cpu,
+            !channels_last || self.device != Device::Cpu,
             "channels-last training is not possible on the CPU: the weight gradients of oneDNN 3.10 write out of bounds \
              for narrow convolutions in this format (inference on the CPU uses it by itself)"
         );
-        Ok(Self { channels_last: true, ..self })
+        Ok(Self { channels_last, ..self })
     }
 
     /// What the model computes in (`DTYPE`).

@@ -4,7 +4,7 @@ use anyhow::{ensure, Result};
 use tch::Tensor;
 
 use crate::config::Config;
-use crate::layers::{full_precision, Conv2d, ConvConfig, Init, ParamPath};
+use crate::layers::{full_precision, Conv2d, ConvConfig, ConvNorm, Init, ParamPath};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::detector::Losses;
 use crate::modeling::registry::{FeatureMaps, ModelRegistries, RpnHead};
@@ -18,9 +18,9 @@ use super::retinanet::{build_retinanet, RetinaNetModule};
 /// A 3×3 convolution and one 1×1 convolution each for objectness and box offsets, shared by all levels
 /// (`SingleConvRPNHead`).
 struct SingleConvRpnHead {
-    conv: Conv2d,
-    cls_logits: Conv2d,
-    bbox_pred: Conv2d,
+    conv: ConvNorm,
+    cls_logits: ConvNorm,
+    bbox_pred: ConvNorm,
 }
 
 impl SingleConvRpnHead {
@@ -32,7 +32,8 @@ impl SingleConvRpnHead {
                 bias_init: Some(Init::Const(0.0)),
                 ..ConvConfig::default()
             };
-            Conv2d::new(&path.sub(name), in_channels, out_channels, kernel_size, config)
+            let conv = Conv2d::new(&path.sub(name), in_channels, out_channels, kernel_size, config);
+            ConvNorm::new(conv, None, kernel_size == 3)
         };
         Self {
             conv: conv("conv", in_channels, 3),
@@ -43,12 +44,12 @@ impl SingleConvRpnHead {
 }
 
 impl RpnHead for SingleConvRpnHead {
-    fn forward(&self, features: &[Tensor], _train: bool) -> (Vec<Tensor>, Vec<Tensor>) {
+    fn forward(&self, features: &[Tensor], train: bool) -> (Vec<Tensor>, Vec<Tensor>) {
         features
             .iter()
             .map(|feature| {
-                let hidden = self.conv.forward(feature).relu();
-                (self.cls_logits.forward(&hidden), self.bbox_pred.forward(&hidden))
+                let hidden = self.conv.forward(feature, train);
+                (self.cls_logits.forward(&hidden, train), self.bbox_pred.forward(&hidden, train))
             })
             .unzip()
     }

@@ -1,6 +1,7 @@
 //! What needs an NVIDIA GPU. Without one every test here prints `SKIPPED` and why; `tools/gpu_check.sh` runs them where one is.
 
 pub mod dense_ops;
+mod layers;
 mod models;
 mod nccl;
 pub mod roi_and_nms;

@@ -67,6 +67,6 @@ fn features_are_close_to_those_of_float32() {
 fn an_unknown_precision_is_refused_and_channels_last_training_on_the_cpu_too() {
     let error = contradictions::refused(&[FPN, "DTYPE half"]);
     assert!(error.contains("DTYPE") && error.contains("bfloat16"), "{error}");
-    let error = model(&config(&[FPN])).0.with_channels_last().err().expect("an error").to_string();
+    let error = model(&config(&[FPN])).0.with_channels_last(true).err().expect("an error").to_string();
     assert!(error.contains("channels-last") && error.contains("oneDNN"), "{error}");
 }

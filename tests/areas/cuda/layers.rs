@@ -1,0 +1,114 @@
+//! Layers and samples that take another way on the GPU than on the CPU.
+
+use maskrcnn_benchmark::ffi::{can_fuse_conv, Autocast};
+use maskrcnn_benchmark::layers::{
+    BatchNorm2d, Conv2d, ConvConfig, ConvNorm, FrozenBatchNorm2d, Norm, ParamPath, Parameters,
+};
+use maskrcnn_benchmark::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
+use tch::{Device, Kind, Tensor};
+
+use super::device;
+use crate::ops::channels_last;
+use crate::support::{generator, random, Report};
+
+fn norm(kind: &str, path: &ParamPath, channels: i64) -> Option<Norm> {
+    match kind {
+        "frozen" => Some(Norm::Frozen(FrozenBatchNorm2d::new(path, channels))),
+        "batch" => Some(Norm::Batch(BatchNorm2d::new(path, channels))),
+        _ => None,
+    }
+}
+
+/// The layer with seeded values, the same on every device.
+fn layer(device: Device, kind: &str, kernel: i64, config: ConvConfig, relu: bool) -> (ConvNorm, Parameters) {
+    let parameters = Parameters::new(device);
+    let path = parameters.root();
+    let conv = Conv2d::new(&path.sub("conv"), 64, 64, kernel, config);
+    let layer = ConvNorm::new(conv, norm(kind, &path.sub("norm"), 64), relu);
+    for (seed, entry) in (1..).zip(parameters.state()).filter(|(_, entry)| entry.tensor.kind() == Kind::Float) {
+        let values = random(&entry.tensor.size(), seed) * 0.5;
+        let values = if entry.name.ends_with("running_var") { values.abs() + 0.5 } else { values };
+        tch::no_grad(|| entry.tensor.shallow_clone().copy_(&values.to_device(device)));
+    }
+    (layer, parameters)
+}
+
+/// With the norm in the weights and everything in one operator, where cuDNN can; and again after the weights changed.
+#[test]
+fn conv_norm_in_inference_equals_the_cpu_s() {
+    let Some(device) = device() else { return };
+    let _generator = generator();
+    let mut report = Report::new("cuda/conv_norm");
+    let config = |kernel: i64, stride, groups, bias| ConvConfig {
+        stride,
+        groups,
+        bias,
+        padding: kernel / 2,
+        ..ConvConfig::default()
+    };
+    let convolutions = [(1, 1, 1, false), (3, 2, 1, true), (3, 1, 4, true), (7, 2, 1, false)];
+    for kind in ["none", "frozen", "batch"] {
+        for (kernel, stride, groups, bias) in convolutions {
+            for relu in [false, true] {
+                let of = |device| layer(device, kind, kernel, config(kernel, stride, groups, bias), relu);
+                let ((on_cpu, cpu), (on_cuda, cuda)) = (of(Device::Cpu), of(device));
+                let x = random(&[2, 64, 19, 23], 100).to_kind(Kind::Float);
+                let residual = random(&on_cpu.forward(&x, false).size(), 101).to_kind(Kind::Float);
+                let case = format!("{kind}, {kernel}x{kernel}, stride {stride}, {groups} groups, ReLU {relu}");
+                let _no_grad = tch::no_grad_guard();
+                for change in ["", " after a change"] {
+                    for (kind, rounding) in [(Kind::Float, 1e-5), (Kind::Half, 2e-3), (Kind::BFloat16, 1.6e-2)] {
+                        let _autocast = (kind != Kind::Float).then(|| Autocast::enter(device, kind).expect("autocast"));
+                        for format in ["nchw", "channels_last"] {
+                            let placed = |t: &Tensor| match format {
+                                "nchw" => t.to_device(device),
+                                _ => channels_last(t).to_device(device),
+                            };
+                            let input = placed(&x);
+                            let fuses = format == "channels_last" && kind != Kind::Float;
+                            report.equal(&case, "fuses", can_fuse_conv(&input), fuses);
+                            let plain = (on_cuda.forward(&input, false), on_cpu.forward(&x, false));
+                            let added = (
+                                on_cuda.forward_residual(&input, &placed(&residual), false),
+                                on_cpu.forward_residual(&x, &residual, false),
+                            );
+                            for (what, (got, want)) in [("plain", plain), ("residual", added)] {
+                                let greatest = want.abs().max().double_value(&[]);
+                                let got = got.to_device(Device::Cpu).to_kind(Kind::Float);
+                                let quantity = format!("{what} {kind:?} {format}{change}");
+                                report.close(&case, &quantity, &got, &want, rounding * greatest, 0.0);
+                            }
+                        }
+                    }
+                    for parameters in [&cpu, &cuda] {
+                        let floats = parameters.state().into_iter().filter(|e| e.tensor.kind() == Kind::Float);
+                        floats.for_each(|entry| drop(entry.tensor.shallow_clone().g_mul_scalar_(1.25)));
+                    }
+                }
+            }
+        }
+    }
+    report.finish();
+}
+
+#[test]
+fn samples_are_candidates_and_as_many_as_on_the_cpu() {
+    let Some(device) = device() else { return };
+    let _generator = generator();
+    let sampler = BalancedPositiveNegativeSampler::new(256, 0.5);
+    // Of 268,000 anchors few are positive; of the second image's all are ignored, the third has few negatives.
+    let numbers = random(&[268_000], 7);
+    let few = numbers.gt(1.9995 - 1.0).to_kind(Kind::Int64);
+    let labels = [few.shallow_clone(), few.full_like(-1), numbers.narrow(0, 0, 3000).gt(-0.9).to_kind(Kind::Int64)];
+    let on_device: Vec<Tensor> = labels.iter().map(|labels| labels.to_device(device)).collect();
+    let got = sampler.sample(&on_device);
+    for ((got, want), labels) in got.iter().zip(sampler.sample(&labels)).zip(&labels) {
+        for (got, want, label) in [(&got.positive, &want.positive, 1), (&got.negative, &want.negative, 0)] {
+            let got = got.to_device(Device::Cpu);
+            assert_eq!(got.size(), want.size());
+            assert!(bool::try_from(labels.index_select(0, &got).eq(label).all()).unwrap());
+            let places = Vec::<i64>::try_from(got).unwrap();
+            assert!(places.is_sorted_by(|a, b| a < b));
+        }
+    }
+}
