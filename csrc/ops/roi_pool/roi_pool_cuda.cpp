@@ -32,7 +32,8 @@ at::Tensor roi_pool_backward_cuda(const at::Tensor& grad_output, const at::Tenso
   const auto format = argmax.suggest_memory_format();
   const auto grads = grad_output.contiguous(format), regions = rois.contiguous();
   const bool deterministic = at::globalContext().deterministicAlgorithms();
-  auto grad_input = roi_grad_input(grad_output, input_size, format, deterministic);
+  auto grad_input = deterministic ? roi_grad_input(grad_output, input_size, format, true)
+                                  : at::empty(input_size, grads.options().dtype(at::kDouble).memory_format(format));
   if (grad_input.numel() == 0) return grad_input.to(grad_output.scalar_type());
   const auto sizes = roi_sizes(grad_input, grads, format, shape.spatial_scale);
   const auto* roi_data = regions.const_data_ptr<float>();
@@ -43,9 +44,10 @@ at::Tensor roi_pool_backward_cuda(const at::Tensor& grad_output, const at::Tenso
                                                                      cuda::current_stream()));
     return grad_input;
   }
+  grad_input.zero_();
   cuda::check("roi_pool",
               mrb_cuda_roi_pool_backward(grads.const_data_ptr(), argmax_data, roi_data,
-                                         grad_input.mutable_data_ptr<float>(), &sizes, type, cuda::current_stream()));
+                                         grad_input.mutable_data_ptr<double>(), &sizes, type, cuda::current_stream()));
   return grad_input.to(grad_output.scalar_type());
 }
 

@@ -1,5 +1,5 @@
 // One thread per output value forward. Backward scatters with atomic additions or gathers in a fixed order, as
-// RoIAlign's.
+// RoIAlign's, but sums in double.
 #include <cfloat>
 
 #include "ops/common/roi.cuh"
@@ -80,15 +80,15 @@ __global__ void forward(const T* __restrict__ input, const float* __restrict__ r
 
 template <typename T>
 __global__ void backward(const T* __restrict__ grad_output, const int32_t* __restrict__ argmax,
-                         const float* __restrict__ rois, float* __restrict__ grad_input, Sizes s) {
+                         const float* __restrict__ rois, double* __restrict__ grad_input, Sizes s) {
   MRB_GRID_STRIDE(index, pooled_elements(s)) {
     const int32_t best = argmax[index];
     if (best < 0) continue;
     const Place p = place(index, s);
     const int64_t y = best / s.width, x = best % s.width;
     const auto image = static_cast<int64_t>(rois[p.roi * 5]);
-    atomic_add(grad_input + image * s.stride_n + p.channel * s.stride_c + y * s.stride_h + x * s.stride_w,
-               to_float(grad_output[index]));
+    atomicAdd(grad_input + image * s.stride_n + p.channel * s.stride_c + y * s.stride_h + x * s.stride_w,
+              static_cast<double>(to_float(grad_output[index])));
   }
 }
 
@@ -102,7 +102,7 @@ __global__ void backward_deterministic(const T* __restrict__ grad_output, const 
     const int x = static_cast<int>(index % s.width), y = static_cast<int>(index / s.width % s.height);
     const int64_t image = index / (s.width * s.height) % s.images;
     const int64_t channel = index / pixels;
-    float sum = 0.f;
+    double sum = 0;
     for (int64_t roi = 0; roi < s.rois; ++roi) {
       if (!is_of_image(rois + roi * 5, image)) continue;
       const Region r = region(rois + roi * 5, s);
@@ -118,7 +118,8 @@ __global__ void backward_deterministic(const T* __restrict__ grad_output, const 
         }
       }
     }
-    store(grad_input + image * s.stride_n + channel * s.stride_c + y * s.stride_h + x * s.stride_w, sum);
+    store(grad_input + image * s.stride_n + channel * s.stride_c + y * s.stride_h + x * s.stride_w,
+          static_cast<float>(sum));
   }
 }
 
@@ -136,7 +137,7 @@ cudaError_t mrb_cuda_roi_pool_forward(const void* input, const float* rois, void
 }
 
 cudaError_t mrb_cuda_roi_pool_backward(const void* grad_output, const int32_t* argmax, const float* rois,
-                                       float* grad_input, const mrb_cuda_roi_sizes* sizes, mrb_scalar_type type,
+                                       double* grad_input, const mrb_cuda_roi_sizes* sizes, mrb_scalar_type type,
                                        cudaStream_t stream) {
   using namespace mrb::cuda;
   return dispatch(type, [&](auto zero) {
