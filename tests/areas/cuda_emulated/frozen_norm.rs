@@ -39,6 +39,9 @@ type Backward = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
+/// Whether the map is channels-last, and whether the one that is written starts where no vector may.
+type Layout = (bool, bool);
+
 /// The order of dimensions in memory, and back: the tensors of this file are `[N, C, H, W]`.
 fn in_memory(map: &Tensor, channels_last: bool) -> Tensor {
     if channels_last {
@@ -63,6 +66,24 @@ fn rows(map: &Tensor, channels_last: bool) -> MapRows {
     MapRows { rows, length, channels, channels_last }
 }
 
+/// Starts at a multiple of 16 bytes, as the kernels for vectors need it, if the size is one; with `shifted`, a value before.
+fn store(map: &Tensor, (channels_last, shifted): Layout) -> Buffer {
+    let values = in_memory(map, channels_last);
+    if !shifted {
+        return Buffer::of(&values);
+    }
+    Buffer::of(&Tensor::cat(&[values.reshape([-1]), Tensor::zeros([1], (map.kind(), map.device()))], 0))
+}
+
+fn load(buffer: &Buffer, like: &Tensor, (channels_last, shifted): Layout) -> Tensor {
+    let shape = in_memory(like, channels_last).size();
+    let values = buffer.tensor();
+    if shifted {
+        assert_eq!(values.double_value(&[-1]), 0.0, "the value after the map");
+    }
+    from_memory(values.reshape([-1]).narrow(0, 0, like.numel() as i64).view(shape.as_slice()), channels_last)
+}
+
 fn pointer(buffer: &Option<Buffer>) -> *const c_void {
     buffer.as_ref().map_or(std::ptr::null(), Buffer::pointer)
 }
@@ -76,11 +97,12 @@ fn forward(
     (scale, shift): (&Tensor, &Tensor),
     residual: Option<&Tensor>,
     relu: bool,
-    channels_last: bool,
+    layout: Layout,
 ) -> Option<Tensor> {
+    let channels_last = layout.0;
     // SAFETY: the type is that of the header.
     let launch: Forward = unsafe { function("mrb_cuda_frozen_norm_forward") }?;
-    let mut y = Buffer::of(&in_memory(x, channels_last));
+    let mut y = store(x, layout);
     let (scale, shift) = (Buffer::of(scale), Buffer::of(shift));
     let residual = residual.map(|t| Buffer::of(&in_memory(t, channels_last)));
     let (map, kind, stream) = (rows(x, channels_last), scalar_type(x.kind()), STREAM);
@@ -89,20 +111,15 @@ fn forward(
         launch(y.pointer_mut(), scale.pointer(), shift.pointer(), pointer(&residual), relu, &map, kind, stream)
     };
     assert_eq!(status, 0, "launch");
-    Some(from_memory(y.tensor(), channels_last))
+    Some(load(&y, x, layout))
 }
 
 /// The gradients of x and of the residual; the latter only with `adds`.
-fn backward(
-    grad_y: &Tensor,
-    y: Option<&Tensor>,
-    scale: &Tensor,
-    adds: bool,
-    channels_last: bool,
-) -> Option<Vec<Tensor>> {
+fn backward(grad_y: &Tensor, y: Option<&Tensor>, scale: &Tensor, adds: bool, layout: Layout) -> Option<Vec<Tensor>> {
+    let channels_last = layout.0;
     // SAFETY: the type is that of the header.
     let launch: Backward = unsafe { function("mrb_cuda_frozen_norm_backward") }?;
-    let grads = Buffer::of(&in_memory(grad_y, channels_last));
+    let grads = store(grad_y, layout);
     let y = y.map(|t| Buffer::of(&in_memory(t, channels_last)));
     let scale = Buffer::of(scale);
     let shape = in_memory(grad_y, channels_last).size();
@@ -123,11 +140,15 @@ fn backward(
 fn equals_the_cpu_kernel() {
     in_each_order(|| {
         let mut report = Report::new("cuda_emulated/frozen_norm");
-        // Nothing, one value, rows of less and of more than a block takes.
-        let shapes = [[0, 3, 4, 4], [2, 3, 0, 4], [1, 1, 1, 1], [2, 5, 7, 3], [1, 3, 50, 51], [1, 2100, 1, 2]];
-        for (shape, choice) in shapes.into_iter().flat_map(|shape| (0..8).map(move |choice| (shape, choice))) {
+        // Nothing, one value, rows of less and of more than a block takes; then rows of whole vectors: in channels-last
+        // only, in NCHW only, in both, of more vectors than a block has threads, and more than a block takes.
+        let scalar = [[0, 3, 4, 4], [2, 3, 0, 4], [1, 1, 1, 1], [2, 5, 7, 3], [1, 3, 50, 51], [1, 2100, 1, 2]];
+        let vectors = [[2, 16, 7, 3], [2, 3, 4, 6], [2, 24, 20, 20], [1, 2104, 1, 6], [1, 3, 96, 90], [1, 16, 20, 40]];
+        let shapes = scalar.into_iter().chain(vectors);
+        for (shape, choice) in shapes.flat_map(|shape| (0..16).map(move |choice| (shape, choice))) {
             let (channels_last, relu, adds) = (choice & 1 != 0, choice & 2 != 0, choice & 4 != 0);
-            let case = format!("{shape:?}, channels-last {channels_last}, relu {relu}, residual {adds}");
+            let layout = (channels_last, choice & 8 != 0);
+            let case = format!("{shape:?}, channels-last and shifted {layout:?}, relu {relu}, residual {adds}");
             let (scale, shift) = (random(&[shape[1]], 1), random(&[shape[1]], 2));
             for kind in KINDS {
                 let drawn = |seed| rounded(&random(&shape, seed), kind);
@@ -139,13 +160,13 @@ fn equals_the_cpu_kernel() {
 
                 let typed = |t: &Tensor| t.detach().to_kind(kind);
                 let added = adds.then(|| typed(&residual));
-                let Some(y) = forward(&typed(&x), (&scale, &shift), added.as_ref(), relu, channels_last) else {
+                let Some(y) = forward(&typed(&x), (&scale, &shift), added.as_ref(), relu, layout) else {
                     return;
                 };
                 close_to_cpu(&mut report, &case, "y", &y, &want);
                 // The y of the CPU, whose zeros are where rounding cannot have moved them.
                 let y = relu.then(|| typed(&want));
-                let grads = backward(&typed(&factors), y.as_ref(), &scale, adds, channels_last).expect("loaded above");
+                let grads = backward(&typed(&factors), y.as_ref(), &scale, adds, layout).expect("loaded above");
                 for (name, (got, want)) in ["x", "residual"].iter().zip(grads.iter().zip(&want_grads)) {
                     close_to_cpu(&mut report, &case, name, got, want);
                 }
