@@ -138,9 +138,10 @@ gpus=$(nvidia-smi -L 2> /dev/null) || gpus=''
 need_smi=gpu
 command -v nvidia-smi > /dev/null || need_smi="nvidia-smi is not installed"
 # In a toolkit, beside packed-up programs, or where tools/setup_libtorch.sh --cuda puts it.
-sanitizer=$(command -v compute-sanitizer "$bin/compute-sanitizer" ||
-    ls /usr/local/cuda*/bin/compute-sanitizer "${LIBTORCH:-.libtorch}"/../nvidia/cu13/bin/compute-sanitizer 2> /dev/null |
-    head -n 1)
+sanitizer=$({
+    command -v compute-sanitizer "$bin/compute-sanitizer"
+    ls /usr/local/cuda*/bin/compute-sanitizer "${LIBTORCH:-.libtorch}"/../nvidia/cu13/bin/compute-sanitizer 2> /dev/null
+} | head -n 1)
 need_sanitizer=gpu
 [ -n "$sanitizer" ] || need_sanitizer="compute-sanitizer is not installed"
 need_torchvision=gpu

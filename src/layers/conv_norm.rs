@@ -69,12 +69,14 @@ impl ConvNorm {
 
     /// Everything as one convolution, where no gradient is wanted and the norm is a factor and a summand per channel.
     fn fused(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool, train: bool) -> Option<Tensor> {
-        if train {
-            // The optimizer will change the weights.
-            self.kept.take();
-            return None;
-        }
-        if !ffi::can_fuse_conv(x) || matches!(self.norm, Some(Norm::Group(_))) {
+        let possible = ffi::can_fuse_conv(x) && !matches!(self.norm, Some(Norm::Group(_)));
+        // In training only what is frozen runs without gradients. On the CPU it has the original's bits, unfused.
+        let of_frozen_part = x.device().is_cuda() && !matches!(self.norm, Some(Norm::Batch(_)));
+        if !possible || train && !of_frozen_part {
+            if train {
+                // The optimizer will change the weights.
+                self.kept.take();
+            }
             return None;
         }
         if !x.device().is_cuda() {
