@@ -298,8 +298,8 @@ for dtype in float32 float16; do
 done
 compare=tools/compare_gpu.py
 [ -f "$compare" ] || compare=$here/$compare
-effort=(--rounds 3 --runs 10 --warmup 5)
-[ -z "$limit" ] || effort=(--rounds 1 --runs 5 --warmup 3)
+effort=(--rounds 3 --runs 10 --warmup 8)
+[ -z "$limit" ] || effort=(--rounds 2 --runs 8 --warmup 6)
 step "side by side with torchvision" 1800 "$need_torchvision" "$python" "$compare" --benchmark "$bin/benchmark" \
     --config-file "$benchmark_config" "${effort[@]}" --json "$output/compare_gpu.json"
 

@@ -31,7 +31,8 @@ __device__ __forceinline__ void store(float* place, float v) { *place = v; }
 __device__ __forceinline__ void store(__half* place, float v) { *place = __float2half(v); }
 __device__ __forceinline__ void store(__nv_bfloat16* place, float v) { *place = __float2bfloat16(v); }
 
-// Sums that several threads add to are float buffers, whatever the tensors' type is: the wrapper converts them once.
+// Sums that several threads add to are float buffers (RoIPool's are double), whatever the tensors' type is: the wrapper
+// converts them once.
 __device__ __forceinline__ void atomic_add(float* place, float v) { atomicAdd(place, v); }
 
 // Calls `function` with a value of the element type: dispatch(type, [&](auto zero) { using T = decltype(zero); ... }).
