@@ -125,8 +125,30 @@ fn counts(all: &Tensor, rows: &Rows) -> Vec<i64> {
 /// Each `[N]` → `[K]` int64.
 pub fn indices_of_all(masks: &[Tensor]) -> Vec<Tensor> {
     let (all, found) = indices_of_batch(masks);
-    let starts: Vec<i64> = Rows::of(masks).starts().iter().map(|start| -start).collect();
-    found.split(&found.shift(&all, &starts))
+    found.split(&counted_in_each(&all, &found, masks))
+}
+
+/// The indices of [`indices_of_batch`], still end to end, counted in each mask.
+pub fn counted_in_each(all: &Tensor, found: &Rows, masks: &[Tensor]) -> Tensor {
+    let before: Vec<i64> = Rows::of(masks).starts().iter().map(|start| -start).collect();
+    found.shift(all, &before)
+}
+
+/// The boxes of all lists, end to end.
+///
+/// # Shapes
+/// → `[ΣN, 4]`, in the mode of the lists.
+pub fn all_boxes(lists: &[BoxList]) -> Tensor {
+    cat(&lists.iter().map(|list| list.bbox().shallow_clone()).collect::<Vec<_>>(), 0)
+}
+
+/// A field of all lists, end to end.
+///
+/// # Errors
+/// A list without this field, or with one that is no tensor.
+pub fn all_of_field(lists: &[BoxList], name: &str) -> Result<Tensor> {
+    let parts = lists.iter().map(|list| Ok(list.tensor_field(name)?.shallow_clone()));
+    Ok(cat(&parts.collect::<Result<Vec<_>>>()?, 0))
 }
 
 /// What [`BoxList::select`] gives for each of several lists with the same fields, all of them tensors.
@@ -138,13 +160,10 @@ pub fn indices_of_all(masks: &[Tensor]) -> Vec<Tensor> {
 /// A list without a field of the first, or a field that is no tensor.
 pub fn select_rows_of_all(lists: &[BoxList], rows: &Tensor, chosen: &Rows) -> Result<Vec<BoxList>> {
     let Some(first) = lists.first() else { return Ok(Vec::new()) };
-    let boxes: Vec<Tensor> = lists.iter().map(|list| list.bbox().shallow_clone()).collect();
-    let boxes = chosen.split(&cat(&boxes, 0).index_select(0, rows));
+    let boxes = chosen.split(&all_boxes(lists).index_select(0, rows));
     let mut selected: Vec<BoxList> = lists.iter().zip(boxes).map(|(list, boxes)| list.with_boxes(boxes)).collect();
     for name in first.fields() {
-        let values =
-            lists.iter().map(|list| Ok(list.tensor_field(name)?.shallow_clone())).collect::<Result<Vec<_>>>()?;
-        let values = chosen.split(&cat(&values, 0).index_select(0, rows));
+        let values = chosen.split(&all_of_field(lists, name)?.index_select(0, rows));
         selected.iter_mut().zip(values).for_each(|(list, values)| list.add_field(name, values));
     }
     Ok(selected)

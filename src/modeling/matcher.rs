@@ -139,7 +139,7 @@ impl Matcher {
 /// Where the matched objects lie among those of all images, laid end to end; some object for what matched none.
 ///
 /// # Shapes
-/// `matched_idxs` `[rows.total()]` int64 → the same. There is at least one object.
+/// `matched_idxs` `[rows.total()]` int64 → the same. There is at least one object, or no row.
 pub(super) fn rows_of_truth(matched_idxs: &Tensor, rows: &Rows, targets: &[BoxList]) -> Tensor {
     let objects = Rows::of_boxes(targets);
     rows.shift(&matched_idxs.clamp_min(0), &objects.starts()).clamp_max(objects.total() - 1)

@@ -7,9 +7,8 @@ use crate::config::{Config, Tuple};
 use crate::layers::{multi_scale_roi_align, roi_align};
 use crate::structures::BoxList;
 
-use super::batch::Rows;
+use super::batch::{all_boxes, Rows};
 use super::registry::FeatureMaps;
-use super::utils::cat;
 
 /// Assigns boxes to pyramid levels by their area (Feature Pyramid Networks, equation 1).
 #[derive(Clone, Debug, PartialEq)]
@@ -150,9 +149,4 @@ pub fn convert_to_roi_format(boxes: &[BoxList]) -> Tensor {
     let numbers: Vec<i64> = (0..).take(boxes.len()).collect();
     let image = Rows::of_boxes(boxes).spread(&numbers, corners.device()).to_kind(corners.kind());
     Tensor::cat(&[image.unsqueeze(1), corners], 1)
-}
-
-fn all_boxes(boxes: &[BoxList]) -> Tensor {
-    let parts: Vec<Tensor> = boxes.iter().map(|list| list.bbox().shallow_clone()).collect();
-    cat(&parts, 0)
 }

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use crate::layers::{nms_mask, NmsGroups};
 use crate::structures::{BoxList, Mode};
 
-use super::batch::{indices_of_batch, select_rows_of_all, Rows};
+use super::batch::{all_of_field, indices_of_batch, select_rows_of_all, Rows};
 
 /// Concatenates along `dim`; a single tensor is returned as it is.
 pub fn cat(tensors: &[Tensor], dim: i64) -> Tensor {
@@ -69,22 +69,21 @@ fn survivors_of_classes(
     most_of_label: i64,
     threshold: f64,
 ) -> Result<Vec<Tensor>> {
-    let field = |name| {
-        let parts = candidates.iter().map(|boxes| Ok(boxes.tensor_field(name)?.shallow_clone()));
-        parts.collect::<Result<Vec<_>>>()
-    };
-    let (scores, labels) = (field("scores")?, field("labels")?);
-    if candidates.is_empty() || threshold <= 0.0 {
-        return Ok(scores.iter().map(|scores| scores.ones_like().to_kind(Kind::Bool)).collect());
+    if candidates.is_empty() {
+        return Ok(Vec::new());
     }
-    let rows = Rows::of(&scores);
+    let (scores, labels) = (all_of_field(candidates, "scores")?, all_of_field(candidates, "labels")?);
+    let rows = Rows::of_boxes(candidates);
+    if threshold <= 0.0 {
+        return Ok(rows.split(&scores.ones_like().to_kind(Kind::Bool)));
+    }
     let first_groups: Vec<i64> = (0..).take(candidates.len()).map(|image: i64| image * num_classes).collect();
-    let groups = rows.shift(&cat(&labels, 0), &first_groups);
+    let groups = rows.shift(&labels, &first_groups);
     let corners: Vec<Tensor> =
         candidates.iter().map(|boxes| boxes.convert(Mode::Xyxy).bbox().shallow_clone()).collect();
     let count = candidates.len() as i64 * num_classes;
     let groups = NmsGroups { of_box: &groups, count, largest: most_of_label };
-    Ok(rows.split(&nms_mask(&cat(&corners, 0), &cat(&scores, 0), groups, threshold)))
+    Ok(rows.split(&nms_mask(&cat(&corners, 0), &scores, groups, threshold)))
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use tch::{Kind, Reduction, Tensor};
 use crate::config::Config;
 use crate::layers::smooth_l1_loss;
 use crate::modeling::balanced_positive_negative_sampler::{BalancedPositiveNegativeSampler, Sampled};
-use crate::modeling::batch::Rows;
+use crate::modeling::batch::{all_boxes, Rows};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::matcher::{MatchedTargets, Matcher};
+use crate::modeling::matcher::{rows_of_truth, MatchedTargets, Matcher};
 use crate::modeling::utils::{cat, zero_loss};
 use crate::structures::{BoxList, ImageList};
 
@@ -92,10 +92,9 @@ impl RpnLossComputation {
             let _no_grad = tch::no_grad_guard();
             let matched: Vec<Tensor> = prepared.iter().map(|p| p.matched_idxs.shallow_clone()).collect();
             let matched = cat(&matched, 0).index_select(0, &positive);
-            let gt: Vec<Tensor> = targets.iter().map(|target| target.bbox().to_device(anchors.device())).collect();
-            // Only images with objects have positives.
-            let matched = positive_rows.shift(&matched, &Rows::of_boxes(targets).starts());
-            self.box_coder.encode(&cat(&gt, 0).index_select(0, &matched), &anchors.index_select(0, &positive_anchors))
+            let matched = rows_of_truth(&matched, &positive_rows, targets);
+            let gt = all_boxes(targets).to_device(anchors.device());
+            self.box_coder.encode(&gt.index_select(0, &matched), &anchors.index_select(0, &positive_anchors))
         };
         let box_loss =
             smooth_l1_loss(&box_regression.index_select(0, &positive), &regression_targets, 1.0 / 9.0, false)

@@ -4,9 +4,9 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use crate::config::Config;
-use crate::modeling::batch::{indices_of_batch, select_rows_of_all, Rows};
+use crate::modeling::batch::{all_boxes, counted_in_each, indices_of_batch, select_rows_of_all, Rows};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::utils::{cat, select_detections};
+use crate::modeling::utils::select_detections;
 use crate::structures::{BoxList, Mode};
 
 use super::loss::make_roi_box_coder;
@@ -52,12 +52,12 @@ impl PostProcessor {
     ) -> Result<Vec<BoxList>> {
         let class_prob = class_logits.softmax(-1, None::<Kind>);
         let num_classes = class_prob.size()[1];
-        let boxes: Vec<Tensor> = proposals.iter().map(|p| p.bbox().shallow_clone()).collect();
+        let boxes = all_boxes(proposals);
         let decoded = if self.cls_agnostic_bbox_reg {
             let last = box_regression.narrow(1, box_regression.size()[1] - 4, 4);
-            self.box_coder.decode(&last, &cat(&boxes, 0)).repeat([1, num_classes])
+            self.box_coder.decode(&last, &boxes).repeat([1, num_classes])
         } else {
-            self.box_coder.decode(box_regression, &cat(&boxes, 0))
+            self.box_coder.decode(box_regression, &boxes)
         };
         let per_image: Vec<i64> = proposals.iter().map(|p| p.len() as i64).collect();
         let decoded = decoded.split_with_sizes(&per_image[..], 0);
@@ -84,8 +84,7 @@ impl PostProcessor {
         let above = above.collect::<Result<Vec<_>>>()?;
         let (places, found) = indices_of_batch(&above);
         let proposals: Vec<i64> = boxlists.iter().map(|boxes| boxes.len() as i64 / num_classes).collect();
-        let before: Vec<i64> = Rows::of(&above).starts().iter().map(|start| -start).collect();
-        let places = found.shift(&places, &before);
+        let places = counted_in_each(&places, &found, &above);
         let of_image = found.spread(&proposals, places.device()).clamp_min(1);
         let labels = places.divide_tensor_mode(&of_image, "floor") + 1;
         let rows = places.remainder_tensor(&of_image) * num_classes + &labels;

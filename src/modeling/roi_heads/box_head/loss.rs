@@ -6,7 +6,7 @@ use tch::{Kind, Reduction, Tensor};
 use crate::config::Config;
 use crate::layers::smooth_l1_loss;
 use crate::modeling::balanced_positive_negative_sampler::{all_samples, BalancedPositiveNegativeSampler};
-use crate::modeling::batch::{select_rows_of_all, Rows};
+use crate::modeling::batch::{all_boxes, all_of_field, select_rows_of_all, Rows};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::matcher::{rows_of_truth, MatchedTargets, Matcher};
 use crate::modeling::utils::{cat, zero_loss};
@@ -67,11 +67,7 @@ impl FastRcnnLossComputation {
         matched_idxs: &Tensor,
         rows: &Rows,
     ) -> Tensor {
-        let boxes = |lists: &[BoxList]| {
-            let parts: Vec<Tensor> = lists.iter().map(|list| list.bbox().to_device(matched_idxs.device())).collect();
-            cat(&parts, 0)
-        };
-        let (samples, gt) = (boxes(samples), boxes(targets));
+        let (samples, gt) = (all_boxes(samples), all_boxes(targets).to_device(matched_idxs.device()));
         if gt.size()[0] == 0 {
             return samples.zeros_like();
         }
@@ -97,11 +93,8 @@ impl FastRcnnLossComputation {
         box_regression: &Tensor,
         proposals: &[BoxList],
     ) -> Result<(Tensor, Tensor)> {
-        let field = |name: &str| -> Result<Tensor> {
-            let parts = proposals.iter().map(|p| Ok(p.tensor_field(name)?.shallow_clone()));
-            Ok(cat(&parts.collect::<Result<Vec<_>>>()?, 0))
-        };
-        let (labels, regression_targets) = (field("labels")?, field("regression_targets")?);
+        let labels = all_of_field(proposals, "labels")?;
+        let regression_targets = all_of_field(proposals, "regression_targets")?;
         let number = labels.size()[0];
         if number == 0 {
             return Ok((zero_loss(class_logits), zero_loss(box_regression)));

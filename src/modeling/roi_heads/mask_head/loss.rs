@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tch::{Device, Kind, Reduction, Tensor};
 
 use crate::layers::full_precision;
-use crate::modeling::batch::Rows;
+use crate::modeling::batch::{all_boxes, all_of_field, Rows};
 use crate::modeling::utils::{cat, zero_loss};
 use crate::structures::{to_device, BoxList, PolygonCrop, SegmentationMask};
 
@@ -53,10 +53,8 @@ impl MaskRcnnLossComputation {
         let _no_grad = tch::no_grad_guard();
         // Polygons are on the CPU: boxes and matches of all images come there in one copy. (A number of an object is
         // exact in float32.)
-        let boxes: Vec<Tensor> = positives.iter().map(|proposals| proposals.bbox().shallow_clone()).collect();
-        let matched = positives.iter().map(|proposals| Ok(proposals.tensor_field("matched_idxs")?.shallow_clone()));
-        let matched = cat(&matched.collect::<Result<Vec<_>>>()?, 0).unsqueeze(1).to_kind(Kind::Float);
-        let rows = Tensor::cat(&[cat(&boxes, 0), matched], 1).to_device(Device::Cpu);
+        let matched = all_of_field(positives, "matched_idxs")?.unsqueeze(1).to_kind(Kind::Float);
+        let rows = Tensor::cat(&[all_boxes(positives), matched], 1).to_device(Device::Cpu);
         Rows::of_boxes(positives)
             .split(&rows)
             .iter()
@@ -86,8 +84,7 @@ impl MaskRcnnLossComputation {
         if mask_targets.numel() == 0 {
             return Ok(zero_loss(mask_logits));
         }
-        let labels = positives.iter().map(|p| p.tensor_field("labels")).collect::<Result<Vec<_>>>()?;
-        let labels = Tensor::cat(&labels, 0);
+        let labels = all_of_field(positives, "labels")?;
         let row = Tensor::arange(labels.size()[0], (Kind::Int64, labels.device()));
         let logits = full_precision(&mask_logits.index(&[Some(row), Some(labels)]));
         Ok(logits.binary_cross_entropy_with_logits::<Tensor>(&mask_targets, None, None, Reduction::Mean))

@@ -5,9 +5,9 @@ use tch::{Kind, Tensor};
 
 use crate::config::Config;
 use crate::layers::{sigmoid_focal_loss, smooth_l1_loss};
-use crate::modeling::batch::{indices_of_batch, Rows};
+use crate::modeling::batch::{all_boxes, indices_of_batch};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::matcher::{MatchedTargets, Matcher};
+use crate::modeling::matcher::{rows_of_truth, MatchedTargets, Matcher};
 use crate::modeling::rpn::utils::concat_box_prediction_layers;
 use crate::modeling::utils::cat;
 use crate::structures::BoxList;
@@ -53,13 +53,12 @@ impl RetinaNetLossComputation {
         let (positive, rows) = indices_of_batch(&masks);
         let encoded = {
             let _no_grad = tch::no_grad_guard();
-            let gt: Vec<Tensor> = targets.iter().map(|target| target.bbox().to_device(anchors.device())).collect();
             let matched: Vec<Tensor> = prepared.iter().map(|p| p.matched_idxs.shallow_clone()).collect();
             let matched = cat(&matched, 0).index_select(0, &positive);
-            // Only images with objects have positives.
-            let matched = rows.shift(&matched, &Rows::of_boxes(targets).starts());
+            let matched = rows_of_truth(&matched, &rows, targets);
+            let gt = all_boxes(targets).to_device(anchors.device());
             let anchors = anchors.index_select(0, &positive.remainder(anchors.size()[0]));
-            self.box_coder.encode(&cat(&gt, 0).index_select(0, &matched), &anchors)
+            self.box_coder.encode(&gt.index_select(0, &matched), &anchors)
         };
         let num_positive = positive.size()[0] as f64;
         let loss_reg = smooth_l1_loss(&box_regression.index_select(0, &positive), &encoded, self.bbox_reg_beta, false)
