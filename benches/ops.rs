@@ -3,7 +3,7 @@
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 use maskrcnn_benchmark::ffi;
 use maskrcnn_benchmark::layers::dcn::{deform_conv, DeformConvGeometry};
-use maskrcnn_benchmark::layers::{match_by_iou, nms, roi_align, sigmoid_focal_loss};
+use maskrcnn_benchmark::layers::{match_by_iou, nms, roi_align, sigmoid_focal_loss, Predictions};
 use maskrcnn_benchmark::solver::{ParamGroup, Sgd};
 use tch::{Device, Kind, Tensor};
 
@@ -44,7 +44,7 @@ fn boxes_and_anchors(c: &mut Criterion) {
     let (many, scores) = (boxes(12000), Tensor::rand([12000], FLOAT));
     on_threads(c, "nms 12000 boxes", || drop(nms(&many, &scores, 0.7)));
     let (gt, anchors) = (boxes(100), boxes(217_413));
-    on_threads(c, "match_by_iou 100 to 217413", || drop(match_by_iou(&gt, &anchors)));
+    on_threads(c, "match_by_iou 100 to 217413", || drop(match_by_iou(&gt, &[100], Predictions::Shared(&anchors))));
 }
 
 fn losses_and_convolutions(c: &mut Criterion) {

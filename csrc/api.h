@@ -39,8 +39,11 @@ int mrb_nms_mask(mrb_error* error, at::Tensor** keep, const at::Tensor* boxes, c
                  const at::Tensor* groups, int64_t group_count, int64_t largest_group, double threshold,
                  bool suppress_at_threshold);
 
+// Boxes of all images end to end, and how many are each image's; without `prediction_counts` every image has the same
+// predictions. The counts are numbers on the host.
 int mrb_match_by_iou(mrb_error* error, at::Tensor** best_iou, at::Tensor** best_gt, at::Tensor** attains_gt_maximum,
-                     const at::Tensor* gt, const at::Tensor* predictions);
+                     const at::Tensor* gt, const int64_t* gt_counts, const at::Tensor* predictions,
+                     const int64_t* prediction_counts, size_t images);
 
 int mrb_sigmoid_focal_loss(mrb_error* error, at::Tensor** loss, const at::Tensor* logits, const at::Tensor* targets,
                            double gamma, double alpha);

@@ -71,11 +71,23 @@ pub fn nms_mask(
 }
 
 /// See [`crate::layers::match_by_iou`]: best IoU, best ground truth, whether a ground truth's maximum is attained.
-pub fn match_by_iou(gt: &Tensor, predictions: &Tensor) -> Result<[Tensor; 3]> {
+///
+/// # Errors
+/// Counts that do not fit each other or the tensors.
+pub fn match_by_iou(
+    (gt, gt_counts): (&Tensor, &[i64]),
+    (predictions, prediction_counts): (&Tensor, Option<&[i64]>),
+) -> Result<[Tensor; 3]> {
+    let images = gt_counts.len();
+    let counted = prediction_counts.map_or(images, <[i64]>::len);
+    ensure!(counted == images, "ground truth of {images} images, predictions of {counted}");
     let (gt, predictions) = (gt.as_ptr(), predictions.as_ptr());
-    // SAFETY: the handles come from live borrowed tensors, the error and outputs from `call_for_tensors`.
+    let (gt_counts, prediction_counts) =
+        (gt_counts.as_ptr(), prediction_counts.map_or(std::ptr::null(), <[i64]>::as_ptr));
+    // SAFETY: the handles come from live borrowed tensors, the counts from live slices of `images` numbers (or there are
+    // none), the error and outputs from `call_for_tensors`.
     call_for_tensors(|error, [best_iou, best_gt, attains]| unsafe {
-        raw::mrb_match_by_iou(error, best_iou, best_gt, attains, gt, predictions)
+        raw::mrb_match_by_iou(error, best_iou, best_gt, attains, gt, gt_counts, predictions, prediction_counts, images)
     })
 }
 

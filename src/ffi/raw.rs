@@ -154,7 +154,10 @@ extern "C" {
         best_gt: *mut *mut C_tensor,
         attains_gt_maximum: *mut *mut C_tensor,
         gt: *const C_tensor,
+        gt_counts: *const i64,
         predictions: *const C_tensor,
+        prediction_counts: *const i64,
+        images: usize,
     ) -> c_int;
 
     pub fn mrb_sigmoid_focal_loss(

@@ -2,13 +2,22 @@ use tch::Tensor;
 
 use crate::ffi;
 
-/// How predictions and ground truth overlap, seen from both sides.
+/// The predictions for the images of a batch.
+#[derive(Clone, Copy, Debug)]
+pub enum Predictions<'a> {
+    /// Those of all images end to end, `[ΣN, 4]`, and how many are each image's.
+    OfEach(&'a Tensor, &'a [i64]),
+    /// `[N, 4]`, the same for every image: anchors.
+    Shared(&'a Tensor),
+}
+
+/// How predictions and ground truth overlap, seen from both sides; the predictions of all images end to end.
 pub struct IouMatches {
-    /// `[N]`, float: the greatest IoU of each prediction with a ground-truth box.
+    /// `[ΣN]`, float: the greatest IoU of each prediction with a ground-truth box of its image.
     pub best_iou: Tensor,
-    /// `[N]`, int64: the ground-truth box it is reached with, the first of equals.
+    /// `[ΣN]`, int64: the ground-truth box it is reached with, counted within the image, the first of equals.
     pub best_gt: Tensor,
-    /// `[N]`, bool: whether the prediction has the greatest IoU that some ground-truth box reaches (ties included).
+    /// `[ΣN]`, bool: whether the prediction has the greatest IoU that some ground-truth box reaches (ties included).
     pub attains_gt_maximum: Tensor,
 }
 
@@ -16,12 +25,22 @@ pub struct IouMatches {
 /// the number of pairs.
 ///
 /// Values, ties and nan are those of the original's `boxlist_iou` (inclusive corners, float32) followed by `max` along
-/// each dimension.
+/// each dimension, for each image. Without ground truth they are -inf, 0 and false.
+///
+/// On CUDA all images of a batch are matched by the same three launches, however many they are (up to 64).
 ///
 /// # Shapes
-/// `gt`: `[G, 4]` with G > 0, `predictions`: `[N, 4]`, both x1, y1, x2, y2
-pub fn match_by_iou(gt: &Tensor, predictions: &Tensor) -> IouMatches {
-    let [best_iou, best_gt, attains_gt_maximum] = ffi::match_by_iou(gt, predictions).expect("match_by_iou");
+/// `gt`: `[ΣG, 4]`, the boxes of all images end to end, `gt_counts` of them each image's; all boxes are x1, y1, x2, y2.
+///
+/// # Panics
+/// On counts that do not fit each other or the boxes.
+pub fn match_by_iou(gt: &Tensor, gt_counts: &[i64], predictions: Predictions) -> IouMatches {
+    let predictions = match predictions {
+        Predictions::OfEach(boxes, counts) => (boxes, Some(counts)),
+        Predictions::Shared(boxes) => (boxes, None),
+    };
+    let found = ffi::match_by_iou((gt, gt_counts), predictions);
+    let [best_iou, best_gt, attains_gt_maximum] = found.expect("boxes that fit their counts");
     IouMatches { best_iou, best_gt, attains_gt_maximum }
 }
 
@@ -51,7 +70,7 @@ mod tests {
     }
 
     fn check(gt: &Tensor, predictions: &Tensor) {
-        let matches = match_by_iou(gt, predictions);
+        let matches = match_by_iou(gt, &[gt.size()[0]], Predictions::Shared(predictions));
         let matrix = matrix(gt, predictions);
         let (best, index) = matrix.max_dim(0, false);
         let (row_maximum, _) = matrix.max_dim(1, true);
@@ -67,6 +86,44 @@ mod tests {
         fn equals_the_matrix(seed in 0u64..10_000, gt in 1i64..40, predictions in 1i64..3000) {
             check(&boxes(gt, seed), &boxes(predictions, seed + 5));
         }
+    }
+
+    #[test]
+    fn images_of_a_batch_are_matched_as_alone() {
+        // One without objects, one without predictions, one with neither.
+        let (gt_counts, counts) = ([3i64, 0, 2, 0, 40], [1500i64, 20, 0, 0, 30]);
+        let (gt, predictions) = (boxes(gt_counts.iter().sum(), 1), boxes(counts.iter().sum(), 2));
+        let check = |found: IouMatches, predictions: Vec<Tensor>| {
+            let lengths: Vec<i64> = predictions.iter().map(|boxes| boxes.size()[0]).collect();
+            let split = |tensor: &Tensor| tensor.split_with_sizes(&lengths[..], 0);
+            let (iou, index, attains) =
+                (split(&found.best_iou), split(&found.best_gt), split(&found.attains_gt_maximum));
+            for (image, gt) in gt.split_with_sizes(&gt_counts[..], 0).iter().enumerate() {
+                let alone = match_by_iou(gt, &[gt.size()[0]], Predictions::Shared(&predictions[image]));
+                assert!(iou[image] == alone.best_iou && index[image] == alone.best_gt, "image {image}");
+                assert!(attains[image] == alone.attains_gt_maximum, "image {image}");
+                if gt.size()[0] == 0 {
+                    let below = iou[image].eq(f64::NEG_INFINITY).logical_and(&index[image].eq(0));
+                    assert!(bool::try_from(below.logical_and(&attains[image].logical_not()).all()).unwrap());
+                }
+            }
+        };
+        let each = match_by_iou(&gt, &gt_counts, Predictions::OfEach(&predictions, &counts));
+        check(each, predictions.split_with_sizes(&counts[..], 0));
+        let shared = match_by_iou(&gt, &gt_counts, Predictions::Shared(&predictions));
+        check(shared, gt_counts.map(|_| predictions.shallow_clone()).into());
+    }
+
+    #[test]
+    fn counts_that_do_not_fit_are_errors() {
+        let (gt, predictions) = (boxes(3, 1), boxes(5, 2));
+        let fail = |gt_counts: &[i64], counts: Option<&[i64]>| {
+            ffi::match_by_iou((&gt, gt_counts), (&predictions, counts)).unwrap_err().to_string()
+        };
+        assert!(fail(&[2], None).contains("2 ground-truth boxes, the tensor has 3"));
+        assert!(fail(&[4, -1], None).contains("-1 ground-truth boxes"));
+        assert!(fail(&[3], Some(&[4])).contains("4 predictions, the tensor has 5"));
+        assert!(fail(&[3], Some(&[4, 1])).contains("1 images, predictions of 2"));
     }
 
     #[test]

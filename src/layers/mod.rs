@@ -22,7 +22,7 @@ mod smooth_l1_loss;
 pub use batch_norm::{BatchNorm2d, FrozenBatchNorm2d, GroupNorm, Norm};
 pub use conv_norm::ConvNorm;
 pub use flops::FlopCounter;
-pub use match_by_iou::{match_by_iou, IouMatches};
+pub use match_by_iou::{match_by_iou, IouMatches, Predictions};
 pub use misc::{
     interpolate, Conv2d, ConvConfig, ConvTranspose2d, DFConv2d, DFConvConfig, InterpolateMode, Linear, LinearConfig,
     Size,

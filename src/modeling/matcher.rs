@@ -3,10 +3,10 @@
 use anyhow::{ensure, Result};
 use tch::{Kind, Tensor};
 
-use crate::layers::{match_by_iou, IouMatches};
+use crate::layers::{match_by_iou, IouMatches, Predictions};
 use crate::structures::BoxList;
 
-use super::batch::Rows;
+use super::batch::{all_boxes, Rows};
 use super::utils::cat;
 
 /// Matches each prediction to at most one ground-truth box (Faster R-CNN, section 3.1.2).
@@ -54,50 +54,37 @@ impl Matcher {
     /// `targets` `[M, 4]`, `predictions` `[N, 4]` (both xyxy) → `[N]` int64: index of the ground truth, or one of the
     /// two constants.
     pub fn match_boxes(&self, targets: &Tensor, predictions: &Tensor) -> Tensor {
-        self.match_batch([(targets, predictions)])
+        self.match_batch(targets, &Rows::new([targets.size()[0]]), Predictions::Shared(predictions))
     }
 
-    /// [`match_boxes`](Self::match_boxes) of the targets and predictions of each image of a batch, end to end.
-    pub fn match_batch<'a>(&self, images: impl IntoIterator<Item = (&'a Tensor, &'a Tensor)>) -> Tensor {
-        let _no_grad = tch::no_grad_guard();
-        let (mut best_iou, mut best_gt, mut attains_gt_maximum) = (Vec::new(), Vec::new(), Vec::new());
-        for (targets, predictions) in images {
-            let found = if targets.size()[0] == 0 || predictions.size()[0] == 0 {
-                // Below every threshold.
-                let fill =
-                    |value: f64, kind| Tensor::full(&predictions.size()[..1], value, (kind, predictions.device()));
-                IouMatches {
-                    best_iou: fill(f64::NEG_INFINITY, Kind::Float),
-                    best_gt: fill(0.0, Kind::Int64),
-                    attains_gt_maximum: fill(0.0, Kind::Bool),
-                }
-            } else {
-                match_by_iou(targets, predictions)
-            };
-            best_iou.push(found.best_iou);
-            best_gt.push(found.best_gt);
-            attains_gt_maximum.push(found.attains_gt_maximum);
-        }
-        let (best_iou, best_gt) = (cat(&best_iou, 0), cat(&best_gt, 0));
-        self.assign(&IouMatches { best_iou, best_gt, attains_gt_maximum: cat(&attains_gt_maximum, 0) })
-    }
-
-    /// Matches the boxes of each image to its ground truth, and gives each the class of its match: 0 is background, -1 is
-    /// between the thresholds.
+    /// [`match_boxes`](Self::match_boxes) for each image of a batch.
     ///
     /// # Shapes
-    /// `boxes` `[N, 4]` (xyxy) for each image.
+    /// `targets` `[ΣM, 4]` of all images end to end, `objects` of them each image's → `[ΣN]` int64, counted within the
+    /// image.
+    pub fn match_batch(&self, targets: &Tensor, objects: &Rows, predictions: Predictions) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        self.assign(&match_by_iou(targets, objects.lengths(), predictions))
+    }
+
+    /// Matches boxes to the ground truth of each image, and gives each the class of its match: 0 is background, -1 is
+    /// between the thresholds.
     ///
     /// # Errors
     /// Ground truth without the field `labels`.
-    pub fn match_classes(&self, targets: &[BoxList], boxes: &[&Tensor]) -> Result<Vec<MatchedTargets>> {
-        let Some(device) = boxes.first().map(|boxes| boxes.device()) else { return Ok(Vec::new()) };
-        let truth: Vec<Tensor> = targets.iter().map(|target| target.bbox().to_device(device)).collect();
-        let matched_idxs = self.match_batch(truth.iter().zip(boxes.iter().copied()));
+    pub fn match_classes(&self, targets: &[BoxList], boxes: Predictions) -> Result<Vec<MatchedTargets>> {
+        if targets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (device, rows) = match boxes {
+            Predictions::OfEach(boxes, counts) => (boxes.device(), Rows::new(counts.iter().copied())),
+            Predictions::Shared(boxes) => (boxes.device(), Rows::new(targets.iter().map(|_| boxes.size()[0]))),
+        };
+        let truth = all_boxes(targets).to_device(device);
+        let matched_idxs = self.match_batch(&truth, &Rows::of_boxes(targets), boxes);
         let classes = targets.iter().filter(|target| !target.is_empty());
         let classes = classes.map(|target| Ok(target.tensor_field("labels")?.to_device(device).to_kind(Kind::Int64)));
         let classes = classes.collect::<Result<Vec<_>>>()?;
-        let rows = Rows::new(boxes.iter().map(|boxes| boxes.size()[0]));
         let labels = if classes.is_empty() {
             matched_idxs.zeros_like()
         } else {

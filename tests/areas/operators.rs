@@ -2,7 +2,7 @@
 
 use maskrcnn_benchmark::ffi::{self, DeformRoiPoolGeometry};
 use maskrcnn_benchmark::layers::dcn::{self, DeformConvGeometry};
-use maskrcnn_benchmark::layers::{self, IouMatches, NmsGroups, SuppressionRule};
+use maskrcnn_benchmark::layers::{self, IouMatches, NmsGroups, Predictions, SuppressionRule};
 use tch::{Device, Kind, Tensor};
 
 use crate::cuda_emulated::operators as emulated;
@@ -76,12 +76,12 @@ impl Operators {
         }
     }
 
-    pub fn match_by_iou(self, gt: &Tensor, predictions: &Tensor) -> IouMatches {
+    pub fn match_by_iou(self, gt: &Tensor, gt_counts: &[i64], predictions: Predictions) -> IouMatches {
         match self {
-            Self::On(_) => layers::match_by_iou(gt, predictions),
+            Self::On(_) => layers::match_by_iou(gt, gt_counts, predictions),
             Self::Emulated => {
                 let [best_iou, best_gt, attains_gt_maximum] =
-                    emulated::match_by_iou(gt, predictions).expect("match_by_iou");
+                    emulated::match_by_iou(gt, gt_counts, predictions).expect("match_by_iou");
                 IouMatches { best_iou, best_gt, attains_gt_maximum }
             }
         }

@@ -1,4 +1,4 @@
-// Two passes over blocks of predictions, each against every ground-truth box: the first finds both kinds of maximum, the
+// For each image two passes over blocks of predictions, each against every ground-truth box: the first finds both kinds of maximum, the
 // second computes the overlaps again to see who attains the ground truth's.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <climits>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <vector>
 
@@ -90,18 +91,15 @@ MRB_SIMD_EXACT void mark_equal(const float* values, float wanted, int64_t count,
   for (int64_t i = 0; i < count; ++i) marks[i] |= values[i] == wanted ? 1 : 0;
 }
 
-}  // namespace
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> match_by_iou_cpu(const at::Tensor& gt, const at::Tensor& predictions) {
-  const auto total = predictions.size(0), gt_count = gt.size(0);
-  auto best_iou = at::empty({total}, predictions.options());
-  auto best_gt = at::empty({total}, predictions.options().dtype(at::kLong));
-  auto attains = at::empty({total}, predictions.options().dtype(at::kBool));
-  float* best_iou_data = best_iou.mutable_data_ptr<float>();
-  int64_t* best_gt_data = best_gt.mutable_data_ptr<int64_t>();
-  bool* attains_data = attains.mutable_data_ptr<bool>();
-  const float* boxes = predictions.const_data_ptr<float>();
-  const Corners targets(gt.const_data_ptr<float>(), gt_count);
+void match_image(const float* gt, int64_t gt_count, const float* boxes, int64_t total, float* best_iou,
+                 int64_t* best_gt, bool* attains) {
+  if (gt_count == 0) {
+    std::fill(best_iou, best_iou + total, -std::numeric_limits<float>::infinity());
+    std::fill(best_gt, best_gt + total, 0);
+    std::fill(attains, attains + total, false);
+    return;
+  }
+  const Corners targets(gt, gt_count);
   const auto blocks = (total + block - 1) / block;
 
   std::vector<int32_t> gt_maximum(gt_count, INT_MIN);
@@ -113,7 +111,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> match_by_iou_cpu(const at::Tensor
     for (auto b = begin; b < end; ++b) {
       const auto first = b * block, count = std::min(block, total - first);
       const Corners part(boxes + first * 4, count);
-      float* best = best_iou_data + first;
+      float* best = best_iou + first;
       for (int64_t g = 0; g < gt_count; ++g) {
         overlaps(box_at(targets, g), part.x1.data(), part.y1.data(), part.x2.data(), part.y2.data(), part.area.data(),
                  count, values.data());
@@ -125,7 +123,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> match_by_iou_cpu(const at::Tensor
           keep_best(values.data(), static_cast<int32_t>(g), count, best, index.data());
         }
       }
-      std::copy(index.begin(), index.begin() + count, best_gt_data + first);
+      std::copy(index.begin(), index.begin() + count, best_gt + first);
     }
     const std::lock_guard<std::mutex> guard(lock);
     for (int64_t g = 0; g < gt_count; ++g) gt_maximum[g] = std::max(gt_maximum[g], own_maximum[g]);
@@ -143,9 +141,30 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> match_by_iou_cpu(const at::Tensor
                  count, values.data());
         mark_equal(values.data(), value_of_key(gt_maximum[g]), count, marks.data());
       }
-      std::copy(marks.begin(), marks.begin() + count, attains_data + first);
+      std::copy(marks.begin(), marks.begin() + count, attains + first);
     }
   });
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> match_by_iou_cpu(const at::Tensor& gt, const at::Tensor& predictions,
+                                                                const BatchCounts& counts) {
+  const auto rows = counts.rows();
+  auto best_iou = at::empty({rows}, predictions.options());
+  auto best_gt = at::empty({rows}, predictions.options().dtype(at::kLong));
+  auto attains = at::empty({rows}, predictions.options().dtype(at::kBool));
+  const float* truth = gt.const_data_ptr<float>();
+  const float* boxes = predictions.const_data_ptr<float>();
+  int64_t row = 0;
+  for (size_t image = 0; image < counts.gt.size(); ++image) {
+    const auto gt_count = counts.gt[image], count = counts.predictions[image];
+    match_image(truth, gt_count, boxes, count, best_iou.mutable_data_ptr<float>() + row,
+                best_gt.mutable_data_ptr<int64_t>() + row, attains.mutable_data_ptr<bool>() + row);
+    truth += gt_count * 4;
+    if (!counts.shared) boxes += count * 4;
+    row += count;
+  }
   return {best_iou, best_gt, attains};
 }
 

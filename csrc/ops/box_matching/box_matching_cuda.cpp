@@ -7,16 +7,18 @@
 
 namespace mrb {
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> match_by_iou_cuda(const at::Tensor& gt, const at::Tensor& predictions) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> match_by_iou_cuda(const at::Tensor& gt, const at::Tensor& predictions,
+                                                                 const BatchCounts& counts) {
   const cuda::Guard guard(predictions.device());
-  const auto count = predictions.size(0);
+  const auto rows = counts.rows();
   const auto options = predictions.options();
-  auto best_iou = at::empty({count}, options);
-  auto best_gt = at::empty({count}, options.dtype(at::kLong));
-  auto attains = at::empty({count}, options.dtype(at::kBool));
+  auto best_iou = at::empty({rows}, options);
+  auto best_gt = at::empty({rows}, options.dtype(at::kLong));
+  auto attains = at::empty({rows}, options.dtype(at::kBool));
   auto gt_maximum = at::empty({gt.size(0)}, options.dtype(at::kInt));
   cuda::check("match_by_iou",
-              mrb_cuda_match_by_iou(gt.const_data_ptr<float>(), gt.size(0), predictions.const_data_ptr<float>(), count,
+              mrb_cuda_match_by_iou(gt.const_data_ptr<float>(), counts.gt.data(), predictions.const_data_ptr<float>(),
+                                    counts.predictions.data(), counts.shared, static_cast<int64_t>(counts.gt.size()),
                                     best_iou.mutable_data_ptr<float>(), best_gt.mutable_data_ptr<int64_t>(),
                                     attains.mutable_data_ptr<bool>(), gt_maximum.mutable_data_ptr<int32_t>(),
                                     cuda::current_stream()));

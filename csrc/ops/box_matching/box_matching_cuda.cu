@@ -1,5 +1,5 @@
-// As on the CPU, two passes of every prediction against every ground-truth box: the first finds both kinds of maximum, the
-// second computes the overlaps again to see who attains the ground truth's. A block keeps some ground-truth boxes in shared
+// As on the CPU, two passes of every prediction against every ground-truth box of its image, but for all images at once: the
+// first finds both kinds of maximum, the second computes the overlaps again to see who attains the ground truth's. A block keeps some ground-truth boxes in shared
 // memory, and a thread takes predictions one after the other.
 #include "ops/box_matching/box_matching_cuda.h"
 
@@ -43,22 +43,47 @@ __device__ int32_t key_of(float value) {
 
 __device__ float value_of(int32_t key) { return __int_as_float(key ^ ((key >> 31) & INT_MAX)); }  // of INT_MAX: a nan
 
+// Where the boxes of an image lie among those of all. Results lie as predictions that are not shared do.
+struct Image {
+  int64_t first_gt, gt_count, first_row, count;
+};
+
+// The images of one launch, which take the way of a kernel's arguments: nothing has to be copied to the device before.
+// Block (x, y) works on image y.
+constexpr int64_t images_per_launch = 64;
+struct Images {
+  Image of[images_per_launch];
+};
+
 __global__ void reset_kernel(int64_t count, int32_t* gt_maximum) {
   MRB_GRID_STRIDE(g, count) { gt_maximum[g] = INT_MIN; }
 }
 
-__global__ void maxima_kernel(const float* gt, int64_t gt_count, const float* predictions, int64_t count,
-                              float* best_iou, int64_t* best_gt, int32_t* gt_maximum) {
+__global__ void maxima_kernel(Images images, const float* gt, const float* predictions, bool shared, float* best_iou,
+                              int64_t* best_gt, int32_t* gt_maximum) {
+  const Image image = images.of[blockIdx.y];
+  gt += image.first_gt * 4;
+  gt_maximum += image.first_gt;
+  if (!shared) predictions += image.first_row * 4;
+  best_iou += image.first_row;
+  best_gt += image.first_row;
+  if (image.gt_count == 0) {
+    MRB_GRID_STRIDE(i, image.count) {
+      best_iou[i] = __int_as_float(static_cast<int32_t>(0xff800000));  // minus infinity
+      best_gt[i] = 0;
+    }
+    return;
+  }
   __shared__ Box boxes[tile];
   __shared__ int32_t maximum[tile];
-  for (int64_t first = 0; first < gt_count; first += tile) {
-    const int here = static_cast<int>(gt_count - first < tile ? gt_count - first : tile);
+  for (int64_t first = 0; first < image.gt_count; first += tile) {
+    const int here = static_cast<int>(image.gt_count - first < tile ? image.gt_count - first : tile);
     for (int g = threadIdx.x; g < here; g += blockDim.x) {
       boxes[g] = box_at(gt, first + g);
       maximum[g] = INT_MIN;
     }
     __syncthreads();
-    MRB_GRID_STRIDE(i, count) {
+    MRB_GRID_STRIDE(i, image.count) {
       const Box box = box_at(predictions, i);
       // As torch's max: the first of equals, and nan above everything.
       float best = first == 0 ? 0.f : best_iou[i];
@@ -82,18 +107,27 @@ __global__ void maxima_kernel(const float* gt, int64_t gt_count, const float* pr
   }
 }
 
-__global__ void attains_kernel(const float* gt, int64_t gt_count, const float* predictions, int64_t count,
+__global__ void attains_kernel(Images images, const float* gt, const float* predictions, bool shared,
                                const int32_t* gt_maximum, bool* attains) {
+  const Image image = images.of[blockIdx.y];
+  gt += image.first_gt * 4;
+  gt_maximum += image.first_gt;
+  if (!shared) predictions += image.first_row * 4;
+  attains += image.first_row;
+  if (image.gt_count == 0) {
+    MRB_GRID_STRIDE(i, image.count) { attains[i] = false; }
+    return;
+  }
   __shared__ Box boxes[tile];
   __shared__ float maximum[tile];
-  for (int64_t first = 0; first < gt_count; first += tile) {
-    const int here = static_cast<int>(gt_count - first < tile ? gt_count - first : tile);
+  for (int64_t first = 0; first < image.gt_count; first += tile) {
+    const int here = static_cast<int>(image.gt_count - first < tile ? image.gt_count - first : tile);
     for (int g = threadIdx.x; g < here; g += blockDim.x) {
       boxes[g] = box_at(gt, first + g);
       maximum[g] = value_of(gt_maximum[first + g]);
     }
     __syncthreads();
-    MRB_GRID_STRIDE(i, count) {
+    MRB_GRID_STRIDE(i, image.count) {
       const Box box = box_at(predictions, i);
       bool found = first > 0 && attains[i];
       for (int g = 0; g < here && !found; ++g) found = iou(boxes[g], box) == maximum[g];
@@ -106,19 +140,38 @@ __global__ void attains_kernel(const float* gt, int64_t gt_count, const float* p
 }  // namespace
 }  // namespace mrb::cuda
 
-cudaError_t mrb_cuda_match_by_iou(const float* gt, int64_t gt_count, const float* predictions, int64_t count,
-                                  float* best_iou, int64_t* best_gt, bool* attains_gt_maximum, int32_t* gt_maximum,
-                                  cudaStream_t stream) {
+cudaError_t mrb_cuda_match_by_iou(const float* gt, const int64_t* gt_counts, const float* predictions,
+                                  const int64_t* counts, bool shared, int64_t images, float* best_iou, int64_t* best_gt,
+                                  bool* attains_gt_maximum, int32_t* gt_maximum, cudaStream_t stream) {
   using namespace mrb::cuda;
-  if (count <= 0) return cudaSuccess;
   // Every block adds its maxima to those of all, so there are only as many as keep a GPU busy.
   constexpr int64_t most_blocks = 1024;
-  const auto blocks = ceil_div(count, block_size);
-  const dim3 grid(static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks));
-  const dim3 block(static_cast<unsigned>(block_size));
-  auto status = launch_elements(stream, gt_count, reset_kernel, gt_count, gt_maximum);
+  int64_t gt_total = 0;
+  for (int64_t image = 0; image < images; ++image) gt_total += gt_counts[image];
+  auto status = launch_elements(stream, gt_total, reset_kernel, gt_total, gt_maximum);
   if (status != cudaSuccess) return status;
-  status = launch(stream, grid, block, maxima_kernel, gt, gt_count, predictions, count, best_iou, best_gt, gt_maximum);
-  if (status != cudaSuccess) return status;
-  return launch(stream, grid, block, attains_kernel, gt, gt_count, predictions, count, gt_maximum, attains_gt_maximum);
+  int64_t first_gt = 0, first_row = 0;
+  for (int64_t first = 0; first < images; first += images_per_launch) {
+    const auto here = images - first < images_per_launch ? images - first : images_per_launch;
+    Images part{};
+    int64_t largest = 0;
+    for (int64_t i = 0; i < here; ++i) {
+      const auto gt_count = gt_counts[first + i], count = counts[first + i];
+      part.of[i] = {first_gt, gt_count, first_row, count};
+      first_gt += gt_count;
+      first_row += count;
+      largest = count > largest ? count : largest;
+    }
+    if (largest == 0) continue;
+    const auto blocks = ceil_div(largest, block_size), most = ceil_div(most_blocks, here);
+    const dim3 grid(static_cast<unsigned>(blocks < most ? blocks : most), static_cast<unsigned>(here));
+    const dim3 block(static_cast<unsigned>(block_size));
+    status =
+        launch(stream, grid, block, maxima_kernel, part, gt, predictions, shared, best_iou, best_gt, gt_maximum);
+    if (status != cudaSuccess) return status;
+    status =
+        launch(stream, grid, block, attains_kernel, part, gt, predictions, shared, gt_maximum, attains_gt_maximum);
+    if (status != cudaSuccess) return status;
+  }
+  return cudaSuccess;
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tch::{Kind, Reduction, Tensor};
 
 use crate::config::Config;
-use crate::layers::smooth_l1_loss;
+use crate::layers::{smooth_l1_loss, Predictions};
 use crate::modeling::balanced_positive_negative_sampler::{BalancedPositiveNegativeSampler, Sampled};
 use crate::modeling::batch::{all_boxes, Rows};
 use crate::modeling::box_coder::BoxCoder;
@@ -38,9 +38,10 @@ impl RpnLossComputation {
         anchors: &Tensor,
         targets: &[BoxList],
     ) -> Vec<MatchedTargets> {
-        let gt: Vec<Tensor> = targets.iter().map(|target| target.bbox().to_device(anchors.device())).collect();
+        let gt = all_boxes(targets).to_device(anchors.device());
         let shape = [targets.len() as i64, anchors.size()[0]];
-        let matched_idxs = self.matcher.match_batch(gt.iter().map(|gt| (gt, anchors))).view(shape);
+        let objects = Rows::of_boxes(targets);
+        let matched_idxs = self.matcher.match_batch(&gt, &objects, Predictions::Shared(anchors)).view(shape);
         let visible = generator.visibility(anchors, &images.image_sizes);
         let ignored = visible.logical_not().logical_or(&matched_idxs.eq(Matcher::BETWEEN_THRESHOLDS));
         let labels = matched_idxs.ge(0).to_kind(Kind::Int64).masked_fill(&ignored, -1);

@@ -3,6 +3,7 @@
 
 use maskrcnn_benchmark::ffi::DeformRoiPoolGeometry;
 use maskrcnn_benchmark::layers::dcn::DeformConvGeometry;
+use maskrcnn_benchmark::layers::Predictions;
 use tch::{Device, Kind, Tensor};
 
 use super::operators;
@@ -123,12 +124,33 @@ pub fn match_by_iou_like_the_cpu(operators: Operators) {
         let corner = ((random(&[count, 2], seed + 1) + 1.0) * 10.0).floor();
         Tensor::cat(&[&corner, &(&corner + sides)], 1)
     };
-    for (gt_count, count) in [(1, 1), (600, 7000), (20, 300_000), (5, 0)] {
-        let (gt, predictions) = (boxes(gt_count, 1), boxes(count, 3));
-        let want = Operators::On(Device::Cpu).match_by_iou(&gt, &predictions);
-        let placed = |t: &Tensor| Layout::Strided.of(&t.to_device(operators.device()));
-        let got = operators.match_by_iou(&placed(&gt), &placed(&predictions));
-        let case = format!("{gt_count} with {count}");
+    // More images than a launch takes, some without objects, some without predictions.
+    let many: Vec<(i64, i64)> = (0..130).map(|image| (image % 5 * 3, image % 7 * 11)).collect();
+    let batches: [&[(i64, i64)]; 7] = [
+        &[(1, 1)],
+        &[(600, 7000)],
+        &[(20, 300_000)],
+        &[(5, 0)],
+        &[(3, 1000), (0, 30), (7, 0), (0, 0), (300, 600)],
+        &[(0, 300), (0, 20)],
+        &many,
+    ];
+    let alone = batches.iter().map(|batch| (*batch, false));
+    for (batch, shared) in alone.chain([(batches[4], true), (&many, true)]) {
+        let (gt_counts, mut counts): (Vec<i64>, Vec<i64>) = batch.iter().copied().unzip();
+        if shared {
+            counts = vec![300];
+        }
+        let (gt, predictions) = (boxes(gt_counts.iter().sum(), 1), boxes(counts.iter().sum(), 3));
+        let run = |operators: Operators| {
+            let placed = |t: &Tensor| Layout::Strided.of(&t.to_device(operators.device()));
+            let (gt, predictions) = (placed(&gt), placed(&predictions));
+            let predictions =
+                if shared { Predictions::Shared(&predictions) } else { Predictions::OfEach(&predictions, &counts) };
+            operators.match_by_iou(&gt, &gt_counts, predictions)
+        };
+        let (want, got) = (run(Operators::On(Device::Cpu)), run(operators));
+        let case = format!("{gt_counts:?} with {counts:?}{}", if shared { " for all" } else { "" });
         let pairs = [
             ("best IoU", &got.best_iou, &want.best_iou),
             ("best ground truth", &got.best_gt, &want.best_gt),

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int, CStr};
 
 use maskrcnn_benchmark::ffi::{DeformConvGeometry, DeformRoiPoolGeometry};
-use maskrcnn_benchmark::layers::NmsGroups;
+use maskrcnn_benchmark::layers::{NmsGroups, Predictions};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -86,10 +86,18 @@ pub fn nms_mask(boxes: &Tensor, scores: &Tensor, groups: NmsGroups<'_>, threshol
         .map(|[keep]| keep)
 }
 
-pub fn match_by_iou(gt: &Tensor, predictions: &Tensor) -> Result<[Tensor; 3]> {
-    let run: unsafe extern "C" fn(*mut Error, Out, Out, Out, In, In) -> c_int = found("mrb_match_by_iou");
-    // SAFETY: as above.
-    call(|error, [iou, index, attains]| unsafe { run(error, iou, index, attains, gt.as_ptr(), predictions.as_ptr()) })
+pub fn match_by_iou(gt: &Tensor, gt_counts: &[i64], predictions: Predictions) -> Result<[Tensor; 3]> {
+    type Run = unsafe extern "C" fn(*mut Error, Out, Out, Out, In, *const i64, In, *const i64, usize) -> c_int;
+    let run: Run = found("mrb_match_by_iou");
+    let (predictions, counts) = match predictions {
+        Predictions::OfEach(boxes, counts) => (boxes.as_ptr(), counts.as_ptr()),
+        Predictions::Shared(boxes) => (boxes.as_ptr(), std::ptr::null()),
+    };
+    let (gt, gt_counts, images) = (gt.as_ptr(), gt_counts.as_ptr(), gt_counts.len());
+    // SAFETY: as above; the tests give a count for each image.
+    call(|error, [iou, index, attains]| unsafe {
+        run(error, iou, index, attains, gt, gt_counts, predictions, counts, images)
+    })
 }
 
 pub fn sigmoid_focal_loss(logits: &Tensor, targets: &Tensor, gamma: f64, alpha: f64) -> Result<Tensor> {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tch::{Kind, Reduction, Tensor};
 
 use crate::config::Config;
-use crate::layers::smooth_l1_loss;
+use crate::layers::{smooth_l1_loss, Predictions};
 use crate::modeling::balanced_positive_negative_sampler::{all_samples, BalancedPositiveNegativeSampler};
 use crate::modeling::batch::{all_boxes, all_of_field, select_rows_of_all, Rows};
 use crate::modeling::box_coder::BoxCoder;
@@ -27,7 +27,7 @@ impl FastRcnnLossComputation {
     /// # Errors
     /// Ground truth without the field `labels`.
     pub fn prepare_targets(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<MatchedTargets>> {
-        self.matcher.match_classes(targets, &proposals.iter().map(BoxList::bbox).collect::<Vec<_>>())
+        match_proposals(&self.matcher, proposals, targets)
     }
 
     /// The sampler, for looking at what it draws.
@@ -113,6 +113,21 @@ impl FastRcnnLossComputation {
         ) / number as f64;
         Ok((loss_classifier, loss_box_reg))
     }
+}
+
+/// Matches the proposals of each image to its ground truth.
+///
+/// # Errors
+/// Ground truth without the field `labels`.
+pub(crate) fn match_proposals(
+    matcher: &Matcher,
+    proposals: &[BoxList],
+    targets: &[BoxList],
+) -> Result<Vec<MatchedTargets>> {
+    if proposals.is_empty() {
+        return Ok(Vec::new());
+    }
+    matcher.match_classes(targets, Predictions::OfEach(&all_boxes(proposals), Rows::of_boxes(proposals).lengths()))
 }
 
 /// The matcher of `MODEL.ROI_HEADS`, which all heads use.

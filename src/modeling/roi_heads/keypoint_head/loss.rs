@@ -6,7 +6,7 @@ use tch::{Kind, Reduction, Tensor};
 use crate::config::Config;
 use crate::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
 use crate::modeling::matcher::{MatchedTargets, Matcher};
-use crate::modeling::roi_heads::box_head::loss::make_roi_matcher;
+use crate::modeling::roi_heads::box_head::loss::{make_roi_matcher, match_proposals};
 use crate::modeling::utils::{cat, zero_loss};
 use crate::structures::{keypoints_to_heat_map, BoxList};
 
@@ -46,8 +46,7 @@ impl KeypointRcnnLossComputation {
     /// # Errors
     /// Ground truth without the fields `labels` and `keypoints`.
     pub fn prepare_targets(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<MatchedTargets>> {
-        let boxes: Vec<&Tensor> = proposals.iter().map(BoxList::bbox).collect();
-        let prepared = self.matcher.match_classes(targets, &boxes)?.into_iter().zip(targets);
+        let prepared = match_proposals(&self.matcher, proposals, targets)?.into_iter().zip(targets);
         prepared
             .map(|(mut prepared, target)| {
                 if !target.is_empty() {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tch::{Kind, Tensor};
 
 use crate::config::Config;
-use crate::layers::{sigmoid_focal_loss, smooth_l1_loss};
+use crate::layers::{sigmoid_focal_loss, smooth_l1_loss, Predictions};
 use crate::modeling::batch::{all_boxes, indices_of_batch};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::matcher::{rows_of_truth, MatchedTargets, Matcher};
@@ -31,7 +31,7 @@ impl RetinaNetLossComputation {
     /// # Errors
     /// Ground truth without the field `labels`.
     pub fn prepare_targets(&self, anchors: &Tensor, targets: &[BoxList]) -> Result<Vec<MatchedTargets>> {
-        self.matcher.match_classes(targets, &vec![anchors; targets.len()])
+        self.matcher.match_classes(targets, Predictions::Shared(anchors))
     }
 
     /// `(loss_retina_cls, loss_retina_reg)`. The class loss is divided by positives + images.
