@@ -48,9 +48,9 @@ int mrb_match_by_iou(mrb_error* error, at::Tensor** best_iou, at::Tensor** best_
 int mrb_sigmoid_focal_loss(mrb_error* error, at::Tensor** loss, const at::Tensor* logits, const at::Tensor* targets,
                            double gamma, double alpha);
 
-// Overwrites `x` where it is dense; `residual` may be null.
-int mrb_frozen_norm(mrb_error* error, at::Tensor** y, const at::Tensor* x, const at::Tensor* scale,
-                    const at::Tensor* shift, const at::Tensor* residual, bool relu);
+// Overwrites `x` where it is dense; `scale` (which gets no gradient) and `residual` may be null.
+int mrb_channel_affine(mrb_error* error, at::Tensor** y, const at::Tensor* x, const at::Tensor* scale,
+                       const at::Tensor* shift, const at::Tensor* residual, bool relu);
 
 struct mrb_deform_conv_geometry {
   int64_t stride_h, stride_w;

@@ -176,7 +176,7 @@ fn run(model: &GeneralizedRcnn, cfg: &Config, (height, width): (i64, i64)) -> Re
     let features = model.features(&images);
     match model.rpn() {
         ProposalNetwork::Rpn(rpn) => drop(rpn.head().forward(&features, false)),
-        ProposalNetwork::RetinaNet(retinanet) => drop(retinanet.head().forward(&features)),
+        ProposalNetwork::RetinaNet(retinanet) => drop(retinanet.head().forward(&features, false)),
     }
     let Some(heads) = model.roi_heads() else { return Ok(()) };
     let rpn = &cfg.model.rpn;

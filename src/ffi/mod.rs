@@ -19,7 +19,7 @@ pub use cuda::{cuda_machine, has_kernels_for, open_cuda, CudaDevice, CudaMachine
 pub use distributed::{ProcessGroup, Reducer, Store};
 pub use fused_conv::{can_fuse_conv, fused_conv, is_ready_for_conv, ready_for_conv, FusedConv};
 pub use ops::{
-    deform_conv, deform_roi_pool, frozen_norm, match_by_iou, nms, nms_mask, roi_align, roi_pool, sigmoid_focal_loss,
+    channel_affine, deform_conv, deform_roi_pool, match_by_iou, nms, nms_mask, roi_align, roi_pool, sigmoid_focal_loss,
 };
 pub use optim::{clear_gradients, copy_all, sgd_step, unscale_gradients, SgdParameter};
 pub use raw::{DeformConvGeometry, DeformRoiPoolGeometry};

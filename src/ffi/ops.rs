@@ -98,16 +98,19 @@ pub fn sigmoid_focal_loss(logits: &Tensor, targets: &Tensor, gamma: f64, alpha: 
     call_for_tensor(|error, loss| unsafe { raw::mrb_sigmoid_focal_loss(error, loss, logits, targets, gamma, alpha) })
 }
 
-/// See [`crate::layers::FrozenBatchNorm2d::finish`]. What looks at the memory of `x` sees the result afterwards.
-pub fn frozen_norm(
+/// `x * scale + shift + residual` with a scale and a shift for each channel, then ReLU: see
+/// [`crate::layers::FrozenBatchNorm2d::finish`] and [`crate::layers::Conv2d::forward_then`]. What looks at the memory of
+/// `x` sees the result afterwards. There are gradients of all but the scale.
+pub fn channel_affine(
     x: Tensor,
-    (scale, shift): (&Tensor, &Tensor),
+    (scale, shift): (Option<&Tensor>, &Tensor),
     residual: Option<&Tensor>,
     relu: bool,
 ) -> Result<Tensor> {
-    let (x, scale, shift, residual) = (x.as_ptr(), scale.as_ptr(), shift.as_ptr(), optional(residual));
-    // SAFETY: the handles come from live tensors, the error and output from `call_for_tensor`.
-    call_for_tensor(|error, y| unsafe { raw::mrb_frozen_norm(error, y, x, scale, shift, residual, relu) })
+    let (x, scale, shift, residual) = (x.as_ptr(), optional(scale), shift.as_ptr(), optional(residual));
+    // SAFETY: the handles come from live tensors (scale and residual may be null, which the function allows), the error
+    // and output from `call_for_tensor`.
+    call_for_tensor(|error, y| unsafe { raw::mrb_channel_affine(error, y, x, scale, shift, residual, relu) })
 }
 
 /// See [`crate::layers::dcn::modulated_deform_conv`]; without a mask it is version 1.

@@ -169,7 +169,7 @@ extern "C" {
         alpha: f64,
     ) -> c_int;
 
-    pub fn mrb_frozen_norm(
+    pub fn mrb_channel_affine(
         error: *mut Error,
         y: *mut *mut C_tensor,
         x: *const C_tensor,

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use tch::Tensor;
 
+use super::misc::add_and_rectify;
 use super::{full_precision, Init, ParamPath};
 use crate::ffi;
 
@@ -74,7 +75,7 @@ impl FrozenBatchNorm2d {
     /// `y` and `residual` `[N, C, H, W]`, to the same.
     pub fn finish(&self, y: Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
         let (scale, shift) = self.scale_and_shift();
-        ffi::frozen_norm(y, (&scale, &shift), residual, relu).expect("maps and channels that fit")
+        ffi::channel_affine(y, (Some(&scale), &shift), residual, relu).expect("maps and channels that fit")
     }
 }
 
@@ -196,23 +197,14 @@ impl Norm {
         }
     }
 
-    /// What comes after a convolution: the norm if there is one, plus `residual`, then ReLU. Overwrites `y` where it can.
+    /// What comes after a convolution: the norm, plus `residual`, then ReLU. Overwrites `y` where it can.
     ///
     /// # Shapes
     /// `y` and `residual` `[N, C, H, W]`, to the same.
-    pub fn finish(norm: Option<&Self>, y: Tensor, residual: Option<&Tensor>, relu: bool, train: bool) -> Tensor {
-        let mut y = match norm {
-            Some(Norm::Frozen(norm)) => return norm.finish(y, residual, relu),
-            Some(norm) => norm.forward(&y, train),
-            None => y,
-        };
-        if let Some(residual) = residual {
-            y = y.g_add_(residual);
-        }
-        if relu {
-            y.relu_()
-        } else {
-            y
+    pub fn finish(&self, y: Tensor, residual: Option<&Tensor>, relu: bool, train: bool) -> Tensor {
+        match self {
+            Norm::Frozen(norm) => norm.finish(y, residual, relu),
+            norm => add_and_rectify(norm.forward(&y, train), residual, relu),
         }
     }
 }

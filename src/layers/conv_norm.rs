@@ -60,10 +60,22 @@ impl ConvNorm {
         self.forward_with(x, Some(identity), true, train)
     }
 
+    /// What [`forward`](Self::forward) gives, plus `addend`: where there is no ReLU between the two, in one step.
+    ///
+    /// # Shapes
+    /// `[N, in, H, W]` and `[N, out, H', W']` to `[N, out, H', W']`.
+    pub fn forward_plus(&self, x: &Tensor, addend: &Tensor, train: bool) -> Tensor {
+        if self.relu {
+            self.forward(x, train) + addend
+        } else {
+            self.forward_with(x, Some(addend), false, train)
+        }
+    }
+
     fn forward_with(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool, train: bool) -> Tensor {
-        self.fused(x, residual, relu, train).unwrap_or_else(|| {
-            let y = self.conv.forward(x);
-            Norm::finish(self.norm.as_ref(), y, residual, relu, train)
+        self.fused(x, residual, relu, train).unwrap_or_else(|| match &self.norm {
+            Some(norm) => norm.finish(self.conv.forward(x), residual, relu, train),
+            None => self.conv.forward_then(x, residual, relu),
         })
     }
 

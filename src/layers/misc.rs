@@ -68,6 +68,36 @@ fn weights_per_row(weight: &Tensor) -> usize {
     weight.numel() / weight.size()[0].max(1) as usize
 }
 
+/// `y` plus `residual`, then ReLU, in the memory of `y`.
+pub(super) fn add_and_rectify(mut y: Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
+    if let Some(residual) = residual {
+        y = y.g_add_(residual);
+    }
+    if relu {
+        y.relu_()
+    } else {
+        y
+    }
+}
+
+/// A convolution with what comes after it: its bias, plus `residual`, then ReLU. `convolve` is given the bias that the
+/// convolution itself shall add.
+///
+/// libtorch adds the bias on CUDA in an operator of its own, which is slow in channels-last: there everything that comes
+/// after the convolution is one pass over its result. On the CPU oneDNN adds the bias while it computes.
+fn convolve_then(
+    convolve: impl FnOnce(Option<&Tensor>) -> Tensor,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+    relu: bool,
+) -> Tensor {
+    match bias {
+        Some(bias) if bias.device().is_cuda() => ffi::channel_affine(convolve(None), (None, bias), residual, relu)
+            .expect("a bias and a residual that fit the convolution's result"),
+        _ => add_and_rectify(convolve(bias), residual, relu),
+    }
+}
+
 /// A 2-D convolution (`torch.nn.Conv2d`) with a square kernel.
 #[derive(Debug)]
 pub struct Conv2d {
@@ -89,10 +119,22 @@ impl Conv2d {
     /// # Shapes
     /// `[N, in, H, W]` to `[N, out, H', W']`; `N` may be 0.
     pub fn forward(&self, x: &Tensor) -> Tensor {
+        self.forward_then(x, None, false)
+    }
+
+    /// The convolution, plus `residual`, then ReLU. With a bias on CUDA, what comes after the convolution is one pass
+    /// over its result; the type must be float32 or have 16 bits then.
+    ///
+    /// # Shapes
+    /// `[N, in, H, W]` and `[N, out, H', W']` to `[N, out, H', W']`; `N` may be 0.
+    pub fn forward_then(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
         let ConvConfig { stride: s, padding: p, dilation: d, groups, .. } = self.config;
-        let y = x.conv2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [d, d], groups);
-        flops::record(y.numel(), weights_per_row(&self.weight));
-        y
+        let convolve = |bias: Option<&Tensor>| {
+            let y = x.conv2d(&self.weight, bias, [s, s], [p, p], [d, d], groups);
+            flops::record(y.numel(), weights_per_row(&self.weight));
+            y
+        };
+        convolve_then(convolve, self.bias.as_ref(), residual, relu)
     }
 
     /// The convolution with given weights instead of its own, plus `bias` and `residual`, then ReLU, in one step where
@@ -141,10 +183,21 @@ impl ConvTranspose2d {
     /// # Shapes
     /// `[N, in, H, W]` to `[N, out, H', W']`; `N` may be 0.
     pub fn forward(&self, x: &Tensor) -> Tensor {
+        self.forward_then(x, false)
+    }
+
+    /// The convolution, then ReLU, as [`Conv2d::forward_then`] has it.
+    ///
+    /// # Shapes
+    /// `[N, in, H, W]` to `[N, out, H', W']`; `N` may be 0.
+    pub fn forward_then(&self, x: &Tensor, relu: bool) -> Tensor {
         let ConvConfig { stride: s, padding: p, dilation: d, groups, .. } = self.config;
         let o = self.output_padding;
-        flops::record(x.numel(), weights_per_row(&self.weight));
-        x.conv_transpose2d(&self.weight, self.bias.as_ref(), [s, s], [p, p], [o, o], groups, [d, d])
+        let convolve = |bias: Option<&Tensor>| {
+            flops::record(x.numel(), weights_per_row(&self.weight));
+            x.conv_transpose2d(&self.weight, bias, [s, s], [p, p], [o, o], groups, [d, d])
+        };
+        convolve_then(convolve, self.bias.as_ref(), None, relu)
     }
 }
 
@@ -321,3 +374,6 @@ pub fn interpolate(input: &Tensor, size: Size, mode: InterpolateMode) -> Tensor 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

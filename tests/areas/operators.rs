@@ -97,16 +97,16 @@ impl Operators {
     }
 
     /// Overwrites `x`.
-    pub fn frozen_norm(
+    pub fn channel_affine(
         self,
         x: Tensor,
-        constants: (&Tensor, &Tensor),
+        constants: (Option<&Tensor>, &Tensor),
         residual: Option<&Tensor>,
         relu: bool,
     ) -> Tensor {
         match self {
-            Self::On(_) => ffi::frozen_norm(x, constants, residual, relu).expect("frozen_norm"),
-            Self::Emulated => emulated::frozen_norm(&x, constants, residual, relu).expect("frozen_norm"),
+            Self::On(_) => ffi::channel_affine(x, constants, residual, relu).expect("channel_affine"),
+            Self::Emulated => emulated::channel_affine(&x, constants, residual, relu).expect("channel_affine"),
         }
     }
 

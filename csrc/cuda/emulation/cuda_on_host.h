@@ -14,6 +14,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <type_traits>
 
 #include "block_scheduler.h"
@@ -43,6 +44,18 @@ template <typename T, typename V>
 T atomicAdd(T* place, V value) {
   const T old = *place;
   *place = static_cast<T>(old + static_cast<T>(value));
+  return old;
+}
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+inline float4 atomicAdd(float4* place, float4 value) {
+  // On a GPU this stops the kernel.
+  if (reinterpret_cast<uintptr_t>(place) % sizeof(float4) != 0) std::abort();
+  const float4 old = *place;
+  *place = {old.x + value.x, old.y + value.y, old.z + value.z, old.w + value.w};
   return old;
 }
 

@@ -1,159 +1,70 @@
-// All maps at once, one thread per output value forward. Backward either scatters with atomic additions, or, where results must not
-// depend on the order of threads, gathers: one thread per pixel and a few channels walks over the RoIs.
-#include "ops/common/roi.cuh"
-#include "ops/roi_align/roi_align_cuda.h"
+// All maps at once. One thread has a value of the output, or, where the channels of a pixel lie side by side, several
+// channels of a bin, which share the search for its samples. Backward either scatters with atomic additions, or, where
+// results must not depend on the order of threads, gathers: one thread per pixel and a few channels walks over the RoIs.
+#include "cuda/vectors.cuh"
+#include "ops/roi_align/roi_align_region.cuh"
 
 namespace mrb::cuda {
 namespace {
 
-using Sizes = mrb_cuda_roi_sizes;
-
-// The maps and their sizes, which come as arguments of the kernel.
-template <typename T>
-struct Pyramid {
-  T* maps[mrb_cuda_roi_align_most_maps];
-  Sizes sizes[mrb_cuda_roi_align_most_maps];
-  int count;
-};
-
-// -1: none of the maps.
-template <typename T>
-__device__ inline int level_of(const int64_t* levels, int64_t roi, const Pyramid<T>& pyramid) {
-  if (levels == nullptr) return 0;
-  const int64_t level = levels[roi];
-  return level >= 0 && level < pyramid.count ? static_cast<int>(level) : -1;
+// The same arithmetic for every `width`: what is fused is said, not left to the compiler.
+__device__ __forceinline__ float interpolated(const Tap& y, const Tap& x, float top_left, float top_right,
+                                              float bottom_left, float bottom_right) {
+  const float top = fmaf(x.low_weight, top_left, __fmul_rn(x.high_weight, top_right));
+  const float bottom = fmaf(x.low_weight, bottom_left, __fmul_rn(x.high_weight, bottom_right));
+  return fmaf(y.low_weight, top, __fmul_rn(y.high_weight, bottom));
 }
 
-// A RoI on the feature map. The arithmetic is that of roi_align_cpu.cpp, and no product is fused with a sum: at one
-// pixel outside the map a sample goes from full weight to none.
-struct Region {
-  bool valid;
-  int64_t image;
-  float x1, y1;
-  float bin_width, bin_height;
-  int samples_x, samples_y;  // per bin
-};
-
-__device__ inline Region region(const float* roi, int64_t sampling_ratio, const Sizes& s) {
-  Region r{};
-  r.valid = is_valid_roi(roi, s);
-  if (!r.valid) return r;
-  r.image = static_cast<int64_t>(roi[0]);
-  r.x1 = __fmul_rn(roi[1], s.spatial_scale);
-  r.y1 = __fmul_rn(roi[2], s.spatial_scale);
-  const float width = fmaxf(__fadd_rn(__fmul_rn(roi[3], s.spatial_scale), -r.x1), 1.f);
-  const float height = fmaxf(__fadd_rn(__fmul_rn(roi[4], s.spatial_scale), -r.y1), 1.f);
-  r.bin_width = width / static_cast<float>(s.pooled_width);
-  r.bin_height = height / static_cast<float>(s.pooled_height);
-  const int fixed = static_cast<int>(sampling_ratio);
-  r.samples_x = fixed > 0 ? fixed : static_cast<int>(ceilf(width / static_cast<float>(s.pooled_width)));
-  r.samples_y = fixed > 0 ? fixed : static_cast<int>(ceilf(height / static_cast<float>(s.pooled_height)));
-  return r;
-}
-
-// The two neighbours of one sample along one axis; no weight outside the map.
-struct Tap {
-  int low, high;
-  float low_weight, high_weight;
-};
-
-__device__ inline Tap tap(float start, float bin_size, int bin, int sample, int samples, int size) {
-  const float inside = __fmul_rn(static_cast<float>(sample) + .5f, bin_size) / static_cast<float>(samples);
-  float v = __fadd_rn(__fadd_rn(start, __fmul_rn(static_cast<float>(bin), bin_size)), inside);
-  if (v < -1.f || v > static_cast<float>(size)) return {0, 0, 0.f, 0.f};
-  v = fmaxf(v, 0.f);
-  const int low = static_cast<int>(v);
-  if (low >= size - 1) return {size - 1, size - 1, 1.f, 0.f};
-  const float part = v - static_cast<float>(low);
-  return {low, low + 1, 1.f - part, part};
-}
-
-// A half-open interval.
-struct Range {
-  int first, last;
-};
-
-// The samples of a bin that may lie between `from` and `to` on one axis, and at most a few more. A RoI may be millions
-// of cells wide, with a sample in each, of which the map only meets some.
-__device__ inline Range samples_between(float from, float to, float start, float bin_size, int bin, int samples) {
-  constexpr int few = 8;
-  if (samples <= few) return {0, samples};
-  const float spacing = bin_size / static_cast<float>(samples), origin = start + static_cast<float>(bin) * bin_size;
-  const float low = floorf((from - origin) / spacing) - 3.f, high = ceilf((to - origin) / spacing) + 3.f;
-  const float all = static_cast<float>(samples);
-  return {static_cast<int>(fminf(fmaxf(low, 0.f), all)), static_cast<int>(fminf(fmaxf(high, 0.f), all))};
-}
-
-// Those on a map of `size` cells.
-__device__ inline Range samples_on_map(float start, float bin_size, int bin, int samples, int64_t size) {
-  return samples_between(-1.f, static_cast<float>(size), start, bin_size, bin, samples);
-}
-
-// Of a bin, over both axes.
-__device__ inline float samples_of(const Region& r) {
-  return static_cast<float>(r.samples_y) * static_cast<float>(r.samples_x);
-}
-
-template <typename T>
+// A thread for `width` channels of a bin: one, or as many as takes_vectors() allows.
+template <typename T, int width>
 __global__ void forward(Pyramid<const T> pyramid, const float* __restrict__ rois, const int64_t* __restrict__ levels,
                         T* __restrict__ output, int64_t sampling_ratio) {
-  MRB_GRID_STRIDE(index, pooled_elements(pyramid.sizes[0])) {
-    const Place p = place(index, pyramid.sizes[0]);
+  using Values = Vector<T, width>;
+  MRB_GRID_STRIDE(index, pooled_elements(pyramid.sizes[0]) / width) {
+    const Place p = place(index * width, pyramid.sizes[0]);
     const int level = level_of(levels, p.roi, pyramid);
     const Sizes& s = pyramid.sizes[level < 0 ? 0 : level];
     const Region r = region(rois + p.roi * 5, sampling_ratio, s);
-    if (!r.valid || level < 0) {
-      store(output + index, r.valid ? 0.f : nanf(""));
-      continue;
+    float sums[width] = {};
+    if (r.valid && level >= 0) {
+      const T* map = pyramid.maps[level] + r.image * s.stride_n + p.channel * s.stride_c;
+      for_samples(r, p, s, [&](const Tap& y, const Tap& x) {
+        const auto at = [&](int row, int column) {
+          return *reinterpret_cast<const Values*>(map + row * s.stride_h + column * s.stride_w);
+        };
+        const Values top_left = at(y.low, x.low), top_right = at(y.low, x.high);
+        const Values bottom_left = at(y.high, x.low), bottom_right = at(y.high, x.high);
+        for (int c = 0; c < width; ++c) {
+          sums[c] += interpolated(y, x, to_float(top_left.values[c]), to_float(top_right.values[c]),
+                                  to_float(bottom_left.values[c]), to_float(bottom_right.values[c]));
+        }
+      });
     }
-    const T* map = pyramid.maps[level] + r.image * s.stride_n + p.channel * s.stride_c;
-    const Range rows = samples_on_map(r.y1, r.bin_height, p.ph, r.samples_y, s.height);
-    const Range columns = samples_on_map(r.x1, r.bin_width, p.pw, r.samples_x, s.width);
-    float sum = 0.f;
-    for (int i = rows.first; i < rows.last; ++i) {
-      const Tap y = tap(r.y1, r.bin_height, p.ph, i, r.samples_y, static_cast<int>(s.height));
-      if (y.low_weight == 0.f && y.high_weight == 0.f) continue;
-      const T* top = map + y.low * s.stride_h;
-      const T* bottom = map + y.high * s.stride_h;
-      for (int j = columns.first; j < columns.last; ++j) {
-        const Tap x = tap(r.x1, r.bin_width, p.pw, j, r.samples_x, static_cast<int>(s.width));
-        if (x.low_weight == 0.f && x.high_weight == 0.f) continue;
-        const int64_t left = x.low * s.stride_w, right = x.high * s.stride_w;
-        sum += y.low_weight * (x.low_weight * to_float(top[left]) + x.high_weight * to_float(top[right])) +
-               y.high_weight * (x.low_weight * to_float(bottom[left]) + x.high_weight * to_float(bottom[right]));
-      }
-    }
-    store(output + index, sum / samples_of(r));
+    Values result;
+    for (int c = 0; c < width; ++c) store(&result.values[c], r.valid ? sums[c] / samples_of(r) : nanf(""));
+    reinterpret_cast<Values*>(output)[index] = result;
   }
 }
 
-template <typename T>
+template <typename T, int width>
 __global__ void backward(Pyramid<float> pyramid, const float* __restrict__ rois, const int64_t* __restrict__ levels,
                          const T* __restrict__ grad_output, int64_t sampling_ratio) {
-  MRB_GRID_STRIDE(index, pooled_elements(pyramid.sizes[0])) {
-    const Place p = place(index, pyramid.sizes[0]);
+  MRB_GRID_STRIDE(index, pooled_elements(pyramid.sizes[0]) / width) {
+    const Place p = place(index * width, pyramid.sizes[0]);
     const int level = level_of(levels, p.roi, pyramid);
     if (level < 0) continue;
     const Sizes& s = pyramid.sizes[level];
     const Region r = region(rois + p.roi * 5, sampling_ratio, s);
     if (!r.valid) continue;
     float* map = pyramid.maps[level] + r.image * s.stride_n + p.channel * s.stride_c;
-    const float grad = to_float(grad_output[index]) / samples_of(r);
-    const auto add = [&](int y, int x, float weight) {
-      if (weight != 0.f) atomic_add(map + y * s.stride_h + x * s.stride_w, grad * weight);
-    };
-    const Range rows = samples_on_map(r.y1, r.bin_height, p.ph, r.samples_y, s.height);
-    const Range columns = samples_on_map(r.x1, r.bin_width, p.pw, r.samples_x, s.width);
-    for (int i = rows.first; i < rows.last; ++i) {
-      const Tap y = tap(r.y1, r.bin_height, p.ph, i, r.samples_y, static_cast<int>(s.height));
-      for (int j = columns.first; j < columns.last; ++j) {
-        const Tap x = tap(r.x1, r.bin_width, p.pw, j, r.samples_x, static_cast<int>(s.width));
-        add(y.low, x.low, y.low_weight * x.low_weight);
-        add(y.low, x.high, y.low_weight * x.high_weight);
-        add(y.high, x.low, y.high_weight * x.low_weight);
-        add(y.high, x.high, y.high_weight * x.high_weight);
-      }
-    }
+    const Vector<T, width> grads = reinterpret_cast<const Vector<T, width>*>(grad_output)[index];
+    Vector<float, width> shares;
+    for (int c = 0; c < width; ++c) shares.values[c] = to_float(grads.values[c]) / samples_of(r);
+    for_pixels(r, p, s, [&](int y, int x, float weight) {
+      Vector<float, width> weighted;
+      for (int c = 0; c < width; ++c) weighted.values[c] = shares.values[c] * weight;
+      atomic_add(map + y * s.stride_h + x * s.stride_w, weighted);
+    });
   }
 }
 
@@ -242,6 +153,21 @@ Pyramid<T> pyramid_of(Pointer const* maps, const mrb_cuda_roi_sizes* sizes, int6
   return pyramid;
 }
 
+// Whether a thread can take `width` channels: the maps (of `map_bytes` a value) and what is pooled (of `pooled_bytes`) have
+// them side by side, whole vectors of them, which start where vectors may.
+template <typename Pointer>
+bool takes_vectors(Pointer const* maps, const mrb_cuda_roi_sizes* sizes, int64_t count, const void* pooled, int width,
+                   size_t map_bytes, size_t pooled_bytes) {
+  for (int64_t i = 0; i < count; ++i) {
+    const Sizes& s = sizes[i];
+    const bool side_by_side = s.channels_last && s.stride_c == 1;
+    const bool whole =
+        s.channels % width == 0 && s.stride_n % width == 0 && s.stride_h % width == 0 && s.stride_w % width == 0;
+    if (!side_by_side || !whole || !are_aligned({maps[i]}, width * map_bytes)) return false;
+  }
+  return are_aligned({pooled}, width * pooled_bytes);
+}
+
 bool is_possible(int64_t count) { return count > 0 && count <= mrb_cuda_roi_align_most_maps; }
 
 }  // namespace
@@ -254,7 +180,10 @@ cudaError_t mrb_cuda_roi_align_forward(const void* const* inputs, const mrb_cuda
   if (!is_possible(count)) return cudaErrorInvalidValue;
   return dispatch(type, [&](auto zero) {
     using T = decltype(zero);
-    return launch_elements(stream, pooled_elements(sizes[0]), forward<T>, pyramid_of<const T>(inputs, sizes, count), rois,
+    constexpr int width = Vector<T>::width;
+    const bool vectors = takes_vectors(inputs, sizes, count, output, width, sizeof(T), sizeof(T));
+    return launch_elements(stream, pooled_elements(sizes[0]) / (vectors ? width : 1),
+                           vectors ? forward<T, width> : forward<T, 1>, pyramid_of<const T>(inputs, sizes, count), rois,
                            levels, static_cast<T*>(output), sampling_ratio);
   });
 }
@@ -266,7 +195,10 @@ cudaError_t mrb_cuda_roi_align_backward(float* const* grad_inputs, const mrb_cud
   if (!is_possible(count)) return cudaErrorInvalidValue;
   return dispatch(type, [&](auto zero) {
     using T = decltype(zero);
-    return launch_elements(stream, pooled_elements(sizes[0]), backward<T>, pyramid_of<float>(grad_inputs, sizes, count),
+    constexpr int width = Vector<float>::width;
+    const bool vectors = takes_vectors(grad_inputs, sizes, count, grad_output, width, sizeof(float), sizeof(T));
+    return launch_elements(stream, pooled_elements(sizes[0]) / (vectors ? width : 1),
+                           vectors ? backward<T, width> : backward<T, 1>, pyramid_of<float>(grad_inputs, sizes, count),
                            rois, levels, static_cast<const T*>(grad_output), sampling_ratio);
   });
 }

@@ -20,7 +20,7 @@ impl Middle {
     fn forward(&self, x: &Tensor, train: bool) -> Tensor {
         match self {
             Middle::Plain(conv) => conv.forward(x, train),
-            Middle::Deformable(conv, norm) => Norm::finish(Some(norm), conv.forward(x), None, true, train),
+            Middle::Deformable(conv, norm) => norm.finish(conv.forward(x), None, true, train),
         }
     }
 }

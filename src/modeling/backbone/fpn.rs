@@ -124,13 +124,14 @@ impl Fpn {
         let mut results = Vec::with_capacity(x.len() + 2);
         let mut above: Option<Tensor> = None;
         for (feature, level) in x.iter().zip(&self.levels).rev() {
-            let lateral = level.inner.forward(feature, train);
             let inner = match above {
                 Some(above) => {
-                    let (_, _, height, width) = lateral.size4().expect("feature maps are [N, C, H, W]");
-                    lateral + ffi::upsample_nearest(&above, (height, width), 2.0).expect("maps of some size")
+                    // The lateral convolutions, 1×1, keep the size.
+                    let (_, _, height, width) = feature.size4().expect("feature maps are [N, C, H, W]");
+                    let doubled = ffi::upsample_nearest(&above, (height, width), 2.0).expect("maps of some size");
+                    level.inner.forward_plus(feature, &doubled, train)
                 }
-                None => lateral,
+                None => level.inner.forward(feature, train),
             };
             results.push(level.layer.forward(&inner, train));
             above = Some(inner);

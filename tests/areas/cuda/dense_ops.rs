@@ -239,13 +239,13 @@ pub fn deform_roi_pool_like_the_cpu(operators: Operators) {
 }
 
 #[test]
-fn frozen_norm_equals_the_cpu() {
+fn channel_affine_equals_the_cpu() {
     let Some(operators) = operators() else { return };
-    frozen_norm_like_the_cpu(operators);
+    channel_affine_like_the_cpu(operators);
 }
 
-pub fn frozen_norm_like_the_cpu(operators: Operators) {
-    let mut report = Report::new("cuda/frozen_norm");
+pub fn channel_affine_like_the_cpu(operators: Operators) {
+    let mut report = Report::new("cuda/channel_affine");
     let (scale, shift) = (random(&[64], 1), random(&[64], 2));
     for shape in [[0, 64, 4, 4], [2, 64, 50, 75]] {
         for (relu, kind) in [false, true].into_iter().flat_map(|relu| KINDS.map(|kind| (relu, kind))) {
@@ -254,11 +254,18 @@ pub fn frozen_norm_like_the_cpu(operators: Operators) {
             for adds in [false, true] {
                 let inputs = if adds { &inputs[..] } else { &inputs[..1] };
                 let case = format!("{case}, residual {adds}");
+                // A frozen norm, and a bias, which has a gradient.
                 compare(&mut report, &case, operators, kind, inputs, |operators, t| {
                     let constant = |values: &Tensor| values.to_device(operators.device());
                     let constants = (constant(&scale), constant(&shift));
                     // What it is given is overwritten.
-                    operators.frozen_norm(&t[0] * 1.0, (&constants.0, &constants.1), t.get(1), relu)
+                    operators.channel_affine(&t[0] * 1.0, (Some(&constants.0), &constants.1), t.get(1), relu)
+                });
+                let with_bias: Vec<(&str, Tensor)> = std::iter::once(("bias", shift.shallow_clone()))
+                    .chain(inputs.iter().map(|(name, t)| (*name, t.shallow_clone())))
+                    .collect();
+                compare(&mut report, &format!("bias, {case}"), operators, kind, &with_bias, |operators, t| {
+                    operators.channel_affine(&t[1] * 1.0, (None, &t[0]), t.get(2), relu)
                 });
             }
         }

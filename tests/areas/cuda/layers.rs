@@ -91,6 +91,58 @@ fn conv_norm_in_inference_equals_the_cpu_s() {
     report.finish();
 }
 
+/// With gradients, a bias, a residual and ReLU are one pass over the convolution's result.
+#[test]
+fn a_biased_convolution_trains_as_on_the_cpu() {
+    let Some(device) = device() else { return };
+    let _generator = generator();
+    let mut report = Report::new("cuda/biased_conv");
+    let config = ConvConfig { padding: 1, ..ConvConfig::default() };
+    for (relu, adds) in [(false, false), (true, false), (false, true), (true, true)] {
+        let run = |device: Device, kind: Kind, format: &str| {
+            let (layer, parameters) = layer(device, "none", 3, config, relu);
+            let placed = |t: Tensor| match format {
+                "nchw" => t.to_device(device),
+                _ => channels_last(&t).to_device(device),
+            };
+            let leaf = |seed| placed(random(&[2, 64, 19, 23], seed)).set_requires_grad(true);
+            let (x, residual) = (leaf(100), leaf(101));
+            let y = {
+                let _autocast = (kind != Kind::Float).then(|| Autocast::enter(device, kind).expect("autocast"));
+                match (adds, relu) {
+                    (false, _) => layer.forward(&x, true),
+                    (true, false) => layer.forward_plus(&x, &residual, true),
+                    (true, true) => layer.forward_residual(&x, &residual, true),
+                }
+            };
+            // Its gradient vanishes where rounding may move a value over the ReLU's edge.
+            let loss = (y.to_kind(Kind::Float).square() * random(&y.size(), 102).to_device(device)).sum(Kind::Float);
+            let mut inputs = vec![x];
+            inputs.extend(parameters.state().into_iter().map(|entry| entry.tensor));
+            inputs.extend(adds.then_some(residual));
+            let mut results = Tensor::run_backward(&[loss], &inputs, false, false);
+            results.push(y.detach());
+            results
+        };
+        let want = run(Device::Cpu, Kind::Float, "nchw");
+        for (kind, limit) in [(Kind::Float, 5e-5), (Kind::Half, 4e-3), (Kind::BFloat16, 3.2e-2)] {
+            for format in ["nchw", "channels_last"] {
+                let got = run(device, kind, format);
+                assert_eq!(got.len(), want.len());
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let got = got.to_device(Device::Cpu).to_kind(Kind::Float);
+                    let quantity = format!("{i} {kind:?} {format}");
+                    let case = format!("ReLU {relu}, residual {adds}");
+                    let difference = (&got - want).norm().double_value(&[]) / want.norm().double_value(&[]);
+                    let complaint = (difference > limit).then(|| format!("{difference:.2e} off, limit {limit:.2e}"));
+                    report.check(&case, &quantity, complaint);
+                }
+            }
+        }
+    }
+    report.finish();
+}
+
 #[test]
 fn samples_are_candidates_and_as_many_as_on_the_cpu() {
     let Some(device) = device() else { return };

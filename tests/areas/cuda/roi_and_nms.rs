@@ -76,10 +76,19 @@ fn compare(name: &str, operators: Operators, pool: Pooling) {
     let mut report = Report::new(name);
     // The second map is read at every other column, the regions are columns of a transposed matrix, and a batch may have no
     // region.
-    for (kind, count) in [(Kind::Float, 60), (Kind::Float, 0), (Kind::Half, 60), (Kind::BFloat16, 60)] {
+    // Channels are taken one by one, or, of maps in channels-last, in vectors where they fill them.
+    let choices = [
+        (Kind::Float, 60, 19),
+        (Kind::Float, 60, 12),
+        (Kind::Float, 0, 12),
+        (Kind::Half, 60, 19),
+        (Kind::Half, 60, 24),
+        (Kind::BFloat16, 60, 24),
+    ];
+    for (kind, count, channels) in choices {
         let rois = rois(count, 5);
         let placed = rois.to_device(device).tr().contiguous().tr();
-        let input = (random(&[2, 19, 30, 40], 7) * 2.0 - 1.0).to_kind(kind);
+        let input = (random(&[2, channels, 30, 40], 7) * 2.0 - 1.0).to_kind(kind);
         let strided = Tensor::stack(&[&input, &input], -1).select(-1, 0);
         for incoming in INCOMING {
             let on_cpu = leaf(&input.to_kind(Kind::Float));
@@ -90,7 +99,7 @@ fn compare(name: &str, operators: Operators, pool: Pooling) {
             for (format, input) in
                 [("nchw", input.copy()), ("channels_last", channels_last(&input)), ("strided", strided.shallow_clone())]
             {
-                let case = format!("{kind:?}, {count} RoIs");
+                let case = format!("{kind:?}, {count} RoIs, {channels} channels");
                 let on_cuda = match format {
                     "strided" if device == Device::Cpu => input.detach().set_requires_grad(true),
                     _ => leaf(&input.to_device(device)),
@@ -130,6 +139,24 @@ pub fn roi_align_like_the_cpu_s(operators: Operators) {
     });
     compare("cuda/roi_align fixed", operators, |by, input, rois| by.roi_align(input, rois, (7, 5), 0.125, 2));
     compare("cuda/roi_align adaptive", operators, |by, input, rois| by.roi_align(input, rois, (3, 4), 0.125, 0));
+}
+
+#[test]
+fn roi_align_gives_the_same_bits_in_every_format() {
+    let Some(operators) = operators() else { return };
+    roi_align_of_every_format(operators);
+}
+
+/// Whether a thread takes one channel or several.
+pub fn roi_align_of_every_format(operators: Operators) {
+    let device = operators.device();
+    let rois = rois(60, 5).to_device(device);
+    for (kind, ratio) in [Kind::Float, Kind::Half, Kind::BFloat16].into_iter().flat_map(|kind| [(kind, 0), (kind, 2)]) {
+        let input = (random(&[2, 24, 30, 40], 7) * 2.0 - 1.0).to_kind(kind).to_device(device);
+        let nchw = operators.roi_align(&input, &rois, (7, 5), 0.125, ratio);
+        let of_vectors = operators.roi_align(&channels_last(&input), &rois, (7, 5), 0.125, ratio);
+        assert!(of_vectors.equal(&nchw), "{kind:?}, sampling ratio {ratio}");
+    }
 }
 
 #[test]

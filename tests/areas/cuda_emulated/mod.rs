@@ -9,10 +9,10 @@
 //! of the module `cuda`.
 
 mod box_matching;
+mod channel_affine;
 mod deform_conv;
 mod deform_roi_pool;
 mod focal_loss;
-mod frozen_norm;
 mod library;
 mod memory;
 mod nms;

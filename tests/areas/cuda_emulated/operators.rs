@@ -107,15 +107,15 @@ pub fn sigmoid_focal_loss(logits: &Tensor, targets: &Tensor, gamma: f64, alpha: 
         .map(|[loss]| loss)
 }
 
-pub fn frozen_norm(
+pub fn channel_affine(
     x: &Tensor,
-    (scale, shift): (&Tensor, &Tensor),
+    (scale, shift): (Option<&Tensor>, &Tensor),
     residual: Option<&Tensor>,
     relu: bool,
 ) -> Result<Tensor> {
-    let run: unsafe extern "C" fn(*mut Error, Out, In, In, In, In, bool) -> c_int = found("mrb_frozen_norm");
-    let (x, scale, shift, residual) = (x.as_ptr(), scale.as_ptr(), shift.as_ptr(), optional(residual));
-    // SAFETY: as above; the residual may be null.
+    let run: unsafe extern "C" fn(*mut Error, Out, In, In, In, In, bool) -> c_int = found("mrb_channel_affine");
+    let (x, scale, shift, residual) = (x.as_ptr(), optional(scale), shift.as_ptr(), optional(residual));
+    // SAFETY: as above; scale and residual may be null.
     call(|error, [y]| unsafe { run(error, y, x, scale, shift, residual, relu) }).map(|[y]| y)
 }
 

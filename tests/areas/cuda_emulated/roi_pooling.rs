@@ -51,6 +51,8 @@ type PoolBackward =
 enum Format {
     Nchw,
     ChannelsLast,
+    /// Channels-last, and a value before where a vector may start.
+    Shifted,
 }
 
 impl Format {
@@ -59,6 +61,7 @@ impl Format {
         match self {
             Self::Nchw => size.to_vec(),
             Self::ChannelsLast => vec![size[0], size[2], size[3], size[1]],
+            Self::Shifted => vec![size.iter().product::<i64>() + 1],
         }
     }
 
@@ -66,13 +69,22 @@ impl Format {
         match self {
             Self::Nchw => Buffer::of(tensor),
             Self::ChannelsLast => Buffer::of(&tensor.permute([0, 2, 3, 1])),
+            Self::Shifted => {
+                let after = Tensor::zeros([1], (tensor.kind(), tensor.device()));
+                Buffer::of(&Tensor::cat(&[tensor.permute([0, 2, 3, 1]).reshape([-1]), after], 0))
+            }
         }
     }
 
-    fn load(self, buffer: &Buffer) -> Tensor {
+    fn load(self, buffer: &Buffer, size: &[i64]) -> Tensor {
+        let values = buffer.tensor();
         match self {
-            Self::Nchw => buffer.tensor(),
-            Self::ChannelsLast => buffer.tensor().permute([0, 3, 1, 2]),
+            Self::Nchw => values,
+            Self::ChannelsLast => values.permute([0, 3, 1, 2]),
+            Self::Shifted => {
+                let shape = Self::ChannelsLast.stored(size);
+                values.narrow(0, 0, shape.iter().product()).view(shape.as_slice()).permute([0, 3, 1, 2])
+            }
         }
     }
 }
@@ -128,7 +140,7 @@ impl Pooling {
         let [images, channels, height, width] = *map else { panic!("a map has four dimensions") };
         let (stride_c, stride_w) = match self.format {
             Format::Nchw => (height * width, 1),
-            Format::ChannelsLast => (1, channels),
+            Format::ChannelsLast | Format::Shifted => (1, channels),
         };
         Sizes {
             rois,
@@ -143,7 +155,7 @@ impl Pooling {
             pooled_height: self.output_size.0,
             pooled_width: self.output_size.1,
             spatial_scale: self.spatial_scale as f32,
-            channels_last: self.format == Format::ChannelsLast,
+            channels_last: self.format != Format::Nchw,
         }
     }
 
@@ -195,7 +207,10 @@ impl Pooling {
             Some(())
         };
         let stored: Vec<Vec<i64>> = pyramid.maps.iter().map(|(map, _)| self.format.stored(&map.size())).collect();
-        let load = |buffers: &[Buffer]| buffers.iter().map(|buffer| self.format.load(buffer)).collect();
+        let load = |buffers: &[Buffer]| {
+            let with_sizes = buffers.iter().zip(&pyramid.maps);
+            with_sizes.map(|(buffer, (map, _))| self.format.load(buffer, &map.size())).collect()
+        };
 
         let mut maps: Vec<Buffer> = pyramid.maps.iter().map(|(map, _)| self.format.store(map)).collect();
         let mut output = Buffer::unwritten(&self.format.stored(&grad_output.size()), kind);
@@ -206,7 +221,7 @@ impl Pooling {
         let mut unwritten: Vec<Buffer> = stored.iter().map(|shape| Buffer::unwritten(shape, kind)).collect();
         launch("mrb_cuda_roi_align_backward_deterministic", &mut unwritten, &mut grads)?;
         Some(Aligned {
-            output: self.format.load(&output),
+            output: self.format.load(&output, &grad_output.size()),
             grad_inputs: load(&zeros),
             deterministic_grad_inputs: load(&unwritten),
         })
@@ -250,14 +265,15 @@ impl Pooling {
                 )
             };
             assert_eq!(status, 0, "{name}");
-            Some(self.format.load(&to))
+            Some(self.format.load(&to, &input.size()))
         };
         let stored_map = self.format.stored(&input.size());
         let grad_input =
             backward("mrb_cuda_roi_pool_backward", Buffer::zeros(&stored_map, Kind::Double))?.to_kind(Kind::Float);
         let unwritten = Buffer::unwritten(&stored_map, kind);
         let deterministic_grad_input = backward("mrb_cuda_roi_pool_backward_deterministic", unwritten)?;
-        let (output, argmax) = (self.format.load(&output), Some(self.format.load(&argmax)));
+        let size = grad_output.size();
+        let (output, argmax) = (self.format.load(&output, &size), Some(self.format.load(&argmax, &size)));
         Some(Pooled { output, argmax, grad_input, deterministic_grad_input })
     }
 
@@ -269,7 +285,7 @@ impl Pooling {
     }
 }
 
-const FORMATS: [Format; 2] = [Format::Nchw, Format::ChannelsLast];
+const FORMATS: [Format; 3] = [Format::Nchw, Format::ChannelsLast, Format::Shifted];
 
 #[test]
 fn roi_align_golden() {
@@ -327,6 +343,10 @@ fn both_equal_the_cpu_kernels() {
             (1, 1, 1, (2, 2), Some(2)),
             (3, 5, 17, (7, 7), Some(0)),
             (2, 9, 11, (5, 3), Some(2)),
+            (2, 16, 11, (5, 3), Some(2)),
+            (1, 8, 9, (2, 3), Some(3)),
+            (2, 24, 7, (3, 3), Some(0)),
+            (1, 4, 5, (4, 4), Some(1)),
             (2, 3, 0, (7, 7), Some(2)),
             (1, 1, 1, (2, 2), None),
             (3, 5, 17, (7, 7), None),
@@ -336,7 +356,8 @@ fn both_equal_the_cpu_kernels() {
         for (seed, (images, channels, count, output_size, sampling_ratio)) in (1..).step_by(10).zip(cases) {
             let (height, width) = (13, 10);
             let rois = regions(count, images, (4.0 * width as f64, 4.0 * height as f64), seed);
-            for (kind, format) in KINDS.into_iter().flat_map(|kind| FORMATS.map(|format| (kind, format))) {
+            let kinds_and_formats = KINDS.into_iter().flat_map(|kind| FORMATS.map(|format| (kind, format)));
+            for (kind, format) in kinds_and_formats {
                 let pooling = Pooling { output_size, spatial_scale: 0.25, sampling_ratio, format };
                 let case = format!("{images} images, {channels} channels, {count} RoIs, {pooling:?}");
                 let input = leaf(&rounded(&random(&[images, channels, height, width], seed + 1), kind));
@@ -367,18 +388,19 @@ fn a_pyramid_equals_the_cpu_kernel() {
     let rois = regions(count, 2, (40.0, 48.0), 3);
     // Also levels that do not exist.
     let levels = ((random(&[count], 4) + 1.0) * 2.5).floor().to_kind(Kind::Int64) - 1;
-    for (kind, format) in KINDS.into_iter().flat_map(|kind| FORMATS.map(|format| (kind, format))) {
+    let choices = KINDS.into_iter().flat_map(|kind| FORMATS.map(|format| (kind, format)));
+    for ((kind, format), channels) in choices.flat_map(|choice| [9, 16].map(|channels| (choice, channels))) {
         let pooling = Pooling { output_size: (3, 2), spatial_scale: f64::NAN, sampling_ratio: Some(2), format };
         let sides = [(24, 20), (12, 10), (6, 5)];
         let maps: Vec<Tensor> =
-            (5..).zip(sides).map(|(seed, (h, w))| leaf(&rounded(&random(&[2, 9, h, w], seed), kind))).collect();
+            (5..).zip(sides).map(|(seed, (h, w))| leaf(&rounded(&random(&[2, channels, h, w], seed), kind))).collect();
         let want = layers::multi_scale_roi_align(&maps, &rois, &levels, (3, 2), &scales, 2);
         let factors = rounded(&random(&want.size(), 8), kind);
         let want_grads = gradients(&want, &factors, &maps.iter().collect::<Vec<_>>());
         let typed = maps.iter().map(|map| map.detach().to_kind(kind));
         let pyramid = Pyramid { maps: typed.zip(scales).collect(), levels: Some(levels.shallow_clone()) };
         let Some(aligned) = pooling.align_levels(&pyramid, &rois, &factors.to_kind(kind), 2) else { return };
-        let case = format!("{format:?}");
+        let case = format!("{format:?}, {channels} channels");
         close_to_cpu(&mut report, &case, "output", &aligned.output, &want);
         for (level, want) in want_grads.iter().enumerate() {
             let name = format!("grad_input {level}");
@@ -395,6 +417,35 @@ fn a_pyramid_equals_the_cpu_kernel() {
     report.finish();
 }
 
+/// Whether a thread takes one channel or several.
+#[test]
+fn every_format_gives_the_same_bits() {
+    let mut report = Report::new("cuda_emulated/roi_align");
+    let rois = regions(19, 2, (40.0, 48.0), 3);
+    for (kind, ratio) in KINDS.into_iter().flat_map(|kind| [0, 2, 3].map(|ratio| (kind, ratio))) {
+        let input = random(&[2, 16, 12, 10], 4).to_kind(kind);
+        let factors = random(&[19, 16, 5, 3], 5).to_kind(kind);
+        let results = FORMATS.map(|format| {
+            let pooling = Pooling { output_size: (5, 3), spatial_scale: 0.25, sampling_ratio: Some(ratio), format };
+            pooling.run(&input, &rois, &factors)
+        });
+        let [Some(nchw), Some(channels_last), Some(shifted)] = results else { return };
+        let case = format!("{kind:?}, sampling ratio {ratio}");
+        for (format, other) in [("channels-last", channels_last), ("shifted", shifted)] {
+            let pairs = [
+                ("output", &other.output, &nchw.output),
+                // Blocks and threads run in rising order here.
+                ("grad_input", &other.grad_input, &nchw.grad_input),
+                ("deterministic grad_input", &other.deterministic_grad_input, &nchw.deterministic_grad_input),
+            ];
+            for (name, got, want) in pairs {
+                report.close(&case, &format!("{name} {format}"), got, want, 0.0, 0.0);
+            }
+        }
+    }
+    report.finish();
+}
+
 /// One sample for each cell of a region that is millions of them wide: only those on the map take time.
 #[test]
 fn a_region_far_larger_than_the_map_has_the_cpu_s_values() {
@@ -405,14 +456,14 @@ fn a_region_far_larger_than_the_map_has_the_cpu_s_values() {
         [0.0, -4e6, -4e6, 4e6, 4e6],
         [0.0, -70.0, -3.0, 9.0, 200.0],
     ]);
-    let input = leaf(&(random(&[1, 3, 11, 14], 1) + 2.0));
-    for format in FORMATS {
+    for (format, channels) in FORMATS.into_iter().flat_map(|format| [3, 4].map(|channels| (format, channels))) {
+        let input = leaf(&(random(&[1, channels, 11, 14], 1) + 2.0));
         let pooling = Pooling { output_size: (2, 3), spatial_scale: 1.0, sampling_ratio: Some(0), format };
         let want = pooling.on_cpu(&input, &rois);
         let factors = random(&want.size(), 2) * 1e3;
         let want_grad = &gradients(&want, &factors, &[&input])[0];
         let Some(pooled) = pooling.run(&input.detach(), &rois, &factors) else { return };
-        let case = format!("{format:?}");
+        let case = format!("{format:?}, {channels} channels");
         close_to_cpu(&mut report, &case, "output", &pooled.output, &want);
         close_to_cpu(&mut report, &case, "grad_input", &pooled.grad_input, want_grad);
         close_to_cpu(&mut report, &case, "deterministic grad_input", &pooled.deterministic_grad_input, want_grad);
@@ -434,11 +485,12 @@ fn a_region_that_is_not_finite_or_of_no_image_gives_nan_and_no_gradient() {
         ];
         let bad = [false, true, true, true, true];
         let rois = Tensor::from_slice2(&rows);
-        let factors = Tensor::from_slice(&bad).to_kind(Kind::Float).view([5, 1, 1, 1]).expand([5, 2, 3, 3], false);
-        for sampling_ratio in [Some(0), None] {
-            let pooling = Pooling { output_size: (3, 3), spatial_scale: 0.25, sampling_ratio, format: Format::Nchw };
-            let Some(pooled) = pooling.run(&random(&[2, 2, 8, 8], 1), &rois, &factors.contiguous()) else { return };
-            let case = format!("sampling ratio {sampling_ratio:?}");
+        let factors = Tensor::from_slice(&bad).to_kind(Kind::Float).view([5, 1, 1, 1]).expand([5, 4, 3, 3], false);
+        let choices = [Some(0), None].into_iter().flat_map(|ratio| FORMATS.map(|format| (ratio, format)));
+        for (sampling_ratio, format) in choices {
+            let pooling = Pooling { output_size: (3, 3), spatial_scale: 0.25, sampling_ratio, format };
+            let Some(pooled) = pooling.run(&random(&[2, 4, 8, 8], 1), &rois, &factors.contiguous()) else { return };
+            let case = format!("sampling ratio {sampling_ratio:?}, {format:?}");
             let is_nan: Vec<bool> =
                 Vec::try_from(pooled.output.isnan().flatten(1, -1).all_dim(1, false)).expect("a list");
             report.equal(&case, "nan", is_nan, bad.to_vec());

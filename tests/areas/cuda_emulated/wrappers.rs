@@ -28,6 +28,7 @@ fn roi_align() {
         let _determinism = Determinism::set(deterministic);
         ops::roi_align_by(operators);
         roi_and_nms::roi_align_like_the_cpu_s(operators);
+        roi_and_nms::roi_align_of_every_format(operators);
         roi_and_nms::rois_that_mean_nothing(operators);
     }
 }
@@ -70,10 +71,10 @@ fn sigmoid_focal_loss() {
 }
 
 #[test]
-fn frozen_norm() {
+fn channel_affine() {
     let Some(operators) = operators() else { return };
     let _determinism = Determinism::set(true);
-    dense_ops::frozen_norm_like_the_cpu(operators);
+    dense_ops::channel_affine_like_the_cpu(operators);
 }
 
 #[test]

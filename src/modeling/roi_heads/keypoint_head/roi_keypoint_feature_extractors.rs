@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::Tensor;
 
 use crate::config::Config;
-use crate::layers::{Conv2d, ConvConfig, Init, ParamPath};
+use crate::layers::{Conv2d, ConvConfig, ConvNorm, Init, ParamPath};
 use crate::modeling::poolers::{make_pooler, Pooler, RoiHead};
 use crate::modeling::registry::{FeatureMaps, ModelRegistries, RoiFeatureExtractor};
 use crate::structures::BoxList;
@@ -14,14 +14,14 @@ use crate::structures::BoxList;
 /// A chain of 3×3 convolutions (`KeypointRCNNFeatureExtractor`).
 struct KeypointRcnnFeatureExtractor {
     pooler: Pooler,
-    blocks: Vec<Conv2d>,
+    blocks: Vec<ConvNorm>,
     out_channels: i64,
 }
 
 impl RoiFeatureExtractor for KeypointRcnnFeatureExtractor {
-    fn forward(&self, features: &[Tensor], proposals: &[BoxList], _train: bool) -> Result<Tensor> {
+    fn forward(&self, features: &[Tensor], proposals: &[BoxList], train: bool) -> Result<Tensor> {
         let pooled = self.pooler.forward(features, proposals)?;
-        Ok(self.blocks.iter().fold(pooled, |x, block| block.forward(&x).relu_()))
+        Ok(self.blocks.iter().fold(pooled, |x, block| block.forward(&x, train)))
     }
 
     fn out_channels(&self) -> i64 {
@@ -41,7 +41,8 @@ fn build_keypoint_rcnn(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Re
     let mut channels = maps.channels;
     let mut blocks = Vec::with_capacity(head.conv_layers.len());
     for (i, out_channels) in head.conv_layers.iter().enumerate() {
-        blocks.push(Conv2d::new(&path.sub(format!("conv_fcn{}", i + 1)), channels, *out_channels, 3, config));
+        let conv = Conv2d::new(&path.sub(format!("conv_fcn{}", i + 1)), channels, *out_channels, 3, config);
+        blocks.push(ConvNorm::new(conv, None, true));
         channels = *out_channels;
     }
     Ok(Rc::new(KeypointRcnnFeatureExtractor { pooler, blocks, out_channels: channels }))

@@ -4,7 +4,7 @@ use anyhow::{ensure, Result};
 use tch::Tensor;
 
 use crate::config::Config;
-use crate::layers::{Conv2d, ConvConfig, ConvTranspose2d, Init, ParamPath};
+use crate::layers::{Conv2d, ConvConfig, ConvNorm, ConvTranspose2d, Init, ParamPath};
 use crate::modeling::registry::{ModelRegistries, RoiMapPredictor};
 
 /// As Caffe2's MSRAFill.
@@ -20,23 +20,23 @@ fn msra(stride: i64) -> ConvConfig {
 /// A transposed convolution that doubles the resolution, then one logit per class (`MaskRCNNC4Predictor`).
 struct MaskRcnnC4Predictor {
     conv5_mask: ConvTranspose2d,
-    mask_fcn_logits: Conv2d,
+    mask_fcn_logits: ConvNorm,
 }
 
 impl RoiMapPredictor for MaskRcnnC4Predictor {
-    fn forward(&self, x: &Tensor, _train: bool) -> Tensor {
-        self.mask_fcn_logits.forward(&self.conv5_mask.forward(x).relu_())
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        self.mask_fcn_logits.forward(&self.conv5_mask.forward_then(x, true), train)
     }
 }
 
 /// One logit per class at the resolution of the features (`MaskRCNNConv1x1Predictor`).
 struct MaskRcnnConv1x1Predictor {
-    mask_fcn_logits: Conv2d,
+    mask_fcn_logits: ConvNorm,
 }
 
 impl RoiMapPredictor for MaskRcnnConv1x1Predictor {
-    fn forward(&self, x: &Tensor, _train: bool) -> Tensor {
-        self.mask_fcn_logits.forward(x)
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        self.mask_fcn_logits.forward(x, train)
     }
 }
 
@@ -54,8 +54,9 @@ fn build_conv1x1(cfg: &Config, path: &ParamPath, in_channels: i64) -> Result<Box
     Ok(Box::new(MaskRcnnConv1x1Predictor { mask_fcn_logits: logits(cfg, path, in_channels) }))
 }
 
-fn logits(cfg: &Config, path: &ParamPath, in_channels: i64) -> Conv2d {
-    Conv2d::new(&path.sub("mask_fcn_logits"), in_channels, cfg.model.roi_box_head.num_classes, 1, msra(1))
+fn logits(cfg: &Config, path: &ParamPath, in_channels: i64) -> ConvNorm {
+    let path = path.sub("mask_fcn_logits");
+    ConvNorm::new(Conv2d::new(&path, in_channels, cfg.model.roi_box_head.num_classes, 1, msra(1)), None, false)
 }
 
 /// Adds the built-in mask predictors.

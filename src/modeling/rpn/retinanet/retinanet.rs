@@ -4,7 +4,7 @@ use anyhow::{ensure, Result};
 use tch::Tensor;
 
 use crate::config::Config;
-use crate::layers::{Conv2d, ConvConfig, Init, ParamPath};
+use crate::layers::{Conv2d, ConvConfig, ConvNorm, Init, ParamPath};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::detector::Losses;
 use crate::modeling::registry::FeatureMaps;
@@ -17,10 +17,10 @@ use super::loss::{make_retinanet_loss_evaluator, RetinaNetLossComputation};
 
 /// Two towers of 3×3 convolutions, for classes and for box offsets, shared by all levels.
 pub struct RetinaNetHead {
-    cls_tower: Vec<Conv2d>,
-    bbox_tower: Vec<Conv2d>,
-    cls_logits: Conv2d,
-    bbox_pred: Conv2d,
+    cls_tower: Vec<ConvNorm>,
+    bbox_tower: Vec<ConvNorm>,
+    cls_logits: ConvNorm,
+    bbox_pred: ConvNorm,
 }
 
 impl RetinaNetHead {
@@ -31,19 +31,19 @@ impl RetinaNetHead {
         let prior = retinanet.prior_prob;
         ensure!(prior > 0.0 && prior < 1.0, "MODEL.RETINANET.PRIOR_PROB must lie between 0 and 1, not {prior}");
         let num_anchors = retinanet.aspect_ratios.len() as i64 * retinanet.scales_per_octave;
-        let conv = |path: ParamPath, out_channels: i64, bias: f64| {
+        let conv = |path: ParamPath, out_channels: i64, bias: f64, relu: bool| {
             let config = ConvConfig {
                 padding: 1,
                 weight_init: Init::Normal { mean: 0.0, std: 0.01 },
                 bias_init: Some(Init::Const(bias)),
                 ..ConvConfig::default()
             };
-            Conv2d::new(&path, in_channels, out_channels, 3, config)
+            ConvNorm::new(Conv2d::new(&path, in_channels, out_channels, 3, config), None, relu)
         };
         // Every other module of the original's sequence is a ReLU.
-        let tower = |name: &str| -> Vec<Conv2d> {
+        let tower = |name: &str| -> Vec<ConvNorm> {
             let path = path.sub(name);
-            (0..retinanet.num_convs).map(|i| conv(path.sub(2 * i), in_channels, 0.0)).collect()
+            (0..retinanet.num_convs).map(|i| conv(path.sub(2 * i), in_channels, 0.0, true)).collect()
         };
         Ok(Self {
             cls_tower: tower("cls_tower"),
@@ -53,22 +53,23 @@ impl RetinaNetHead {
                 path.sub("cls_logits"),
                 num_anchors * (retinanet.num_classes - 1),
                 -((1.0 - prior) / prior).ln(),
+                false,
             ),
-            bbox_pred: conv(path.sub("bbox_pred"), num_anchors * 4, 0.0),
+            bbox_pred: conv(path.sub("bbox_pred"), num_anchors * 4, 0.0, false),
         })
     }
 
     /// # Shapes
     /// One `[N, C, H, W]` per level → per level `[N, A·(classes - 1), H, W]` and `[N, A·4, H, W]`.
-    pub fn forward(&self, features: &[Tensor]) -> (Vec<Tensor>, Vec<Tensor>) {
-        let run = |tower: &[Conv2d], feature: &Tensor| {
-            tower.iter().fold(feature.shallow_clone(), |x, conv| conv.forward(&x).relu())
+    pub fn forward(&self, features: &[Tensor], train: bool) -> (Vec<Tensor>, Vec<Tensor>) {
+        let run = |tower: &[ConvNorm], feature: &Tensor| {
+            tower.iter().fold(feature.shallow_clone(), |x, conv| conv.forward(&x, train))
         };
         features
             .iter()
             .map(|feature| {
-                let logits = self.cls_logits.forward(&run(&self.cls_tower, feature));
-                (logits, self.bbox_pred.forward(&run(&self.bbox_tower, feature)))
+                let logits = self.cls_logits.forward(&run(&self.cls_tower, feature), train);
+                (logits, self.bbox_pred.forward(&run(&self.bbox_tower, feature), train))
             })
             .unzip()
     }
@@ -93,7 +94,7 @@ impl RetinaNetModule {
     /// # Errors
     /// Ground truth without the field `labels`.
     pub fn losses(&self, features: &[Tensor], targets: &[BoxList]) -> Result<Losses> {
-        let (box_cls, box_regression) = in_full_precision(self.head.forward(features));
+        let (box_cls, box_regression) = in_full_precision(self.head.forward(features, true));
         let anchors = self.anchor_generator.grid_anchors(features)?;
         let (loss_cls, loss_reg) = self.loss_evaluator.losses(&anchors, &box_cls, &box_regression, targets)?;
         Ok(vec![("loss_retina_cls".into(), loss_cls), ("loss_retina_reg".into(), loss_reg)])
@@ -101,7 +102,7 @@ impl RetinaNetModule {
 
     /// Detections with the fields `labels` and `scores`.
     pub fn detect(&self, images: &ImageList, features: &[Tensor]) -> Result<Vec<BoxList>> {
-        let (box_cls, box_regression) = in_full_precision(self.head.forward(features));
+        let (box_cls, box_regression) = in_full_precision(self.head.forward(features, false));
         let anchors = self.anchor_generator.grid_anchors(features)?;
         self.box_selector_test.select(images, &anchors, &box_cls, &box_regression)
     }

@@ -123,7 +123,7 @@ fn stages(
     }
     let (section, classes, (scores, codes)) = match model.rpn() {
         ProposalNetwork::Rpn(rpn) => ("rpn", "objectness", rpn.head().forward(&features, false)),
-        ProposalNetwork::RetinaNet(retinanet) => ("retina", "cls", retinanet.head().forward(&features)),
+        ProposalNetwork::RetinaNet(retinanet) => ("retina", "cls", retinanet.head().forward(&features, false)),
     };
     for (level, (scores, codes)) in scores.iter().zip(&codes).enumerate() {
         for (what, map) in [(classes, scores), ("bbox_reg", codes)] {

@@ -4,12 +4,12 @@ use maskrcnn_benchmark::ffi;
 use tch::Tensor;
 
 use super::library::{function, in_each_order, STREAM};
-use super::memory::Buffer;
+use super::memory::{optional, Buffer};
 use super::{close_to_cpu, rounded, scalar_type, KINDS};
 use crate::ops::{gradients, leaf};
 use crate::support::{random, Report};
 
-/// `mrb_map_rows` of csrc/ops/frozen_norm/map_rows.h.
+/// `mrb_map_rows` of csrc/ops/channel_affine/map_rows.h.
 #[repr(C)]
 struct MapRows {
     rows: i64,
@@ -94,81 +94,117 @@ fn pointer_mut(buffer: &mut Option<Buffer>) -> *mut c_void {
 
 fn forward(
     x: &Tensor,
-    (scale, shift): (&Tensor, &Tensor),
+    (scale, shift): (Option<&Tensor>, &Tensor),
     residual: Option<&Tensor>,
     relu: bool,
     layout: Layout,
 ) -> Option<Tensor> {
     let channels_last = layout.0;
     // SAFETY: the type is that of the header.
-    let launch: Forward = unsafe { function("mrb_cuda_frozen_norm_forward") }?;
+    let launch: Forward = unsafe { function("mrb_cuda_channel_affine_forward") }?;
     let mut y = store(x, layout);
-    let (scale, shift) = (Buffer::of(scale), Buffer::of(shift));
+    let (scale, shift) = (scale.map(Buffer::of), Buffer::of(shift));
     let residual = residual.map(|t| Buffer::of(&in_memory(t, channels_last)));
     let (map, kind, stream) = (rows(x, channels_last), scalar_type(x.kind()), STREAM);
     // SAFETY: the buffers have the sizes and types that the function is told.
     let status = unsafe {
-        launch(y.pointer_mut(), scale.pointer(), shift.pointer(), pointer(&residual), relu, &map, kind, stream)
+        let scale = optional(scale.as_ref());
+        launch(y.pointer_mut(), scale, shift.pointer(), pointer(&residual), relu, &map, kind, stream)
     };
     assert_eq!(status, 0, "launch");
     Some(load(&y, x, layout))
 }
 
-/// The gradients of x and of the residual; the latter only with `adds`.
-fn backward(grad_y: &Tensor, y: Option<&Tensor>, scale: &Tensor, adds: bool, layout: Layout) -> Option<Vec<Tensor>> {
+/// The gradient of x if there is a scale, and with `masks` that before the ReLU.
+fn backward(
+    grad_y: &Tensor,
+    y: Option<&Tensor>,
+    scale: Option<&Tensor>,
+    masks: bool,
+    layout: Layout,
+) -> Option<Vec<Tensor>> {
     let channels_last = layout.0;
     // SAFETY: the type is that of the header.
-    let launch: Backward = unsafe { function("mrb_cuda_frozen_norm_backward") }?;
+    let launch: Backward = unsafe { function("mrb_cuda_channel_affine_backward") }?;
     let grads = store(grad_y, layout);
     let y = y.map(|t| Buffer::of(&in_memory(t, channels_last)));
-    let scale = Buffer::of(scale);
+    let scale = scale.map(Buffer::of);
     let shape = in_memory(grad_y, channels_last).size();
-    let mut grad_x = Some(Buffer::unwritten(&shape, grad_y.kind()));
-    let mut grad_residual = adds.then(|| Buffer::unwritten(&shape, grad_y.kind()));
+    let mut grad_x = scale.is_some().then(|| Buffer::unwritten(&shape, grad_y.kind()));
+    let mut masked = masks.then(|| Buffer::unwritten(&shape, grad_y.kind()));
     let (map, kind, stream) = (rows(grad_y, channels_last), scalar_type(grad_y.kind()), STREAM);
     // SAFETY: the buffers have the sizes and types that the function is told.
     let status = unsafe {
-        let (to_x, to_residual) = (pointer_mut(&mut grad_x), pointer_mut(&mut grad_residual));
-        launch(grads.pointer(), pointer(&y), scale.pointer(), to_x, to_residual, &map, kind, stream)
+        let (to_x, to_masked) = (pointer_mut(&mut grad_x), pointer_mut(&mut masked));
+        launch(grads.pointer(), pointer(&y), optional(scale.as_ref()), to_x, to_masked, &map, kind, stream)
     };
     assert_eq!(status, 0, "launch");
-    let written = [grad_x, grad_residual].into_iter().flatten();
+    let written = [grad_x, masked].into_iter().flatten();
     Some(written.map(|buffer| from_memory(buffer.tensor(), channels_last)).collect())
+}
+
+/// What the operator is asked for beside its tensors.
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    channels_last: bool,
+    scales: bool,
+    adds: bool,
+    relu: bool,
+}
+
+impl Choice {
+    fn all() -> impl Iterator<Item = Self> {
+        let bit = |number: u32, place: u32| number >> place & 1 != 0;
+        (0..16).map(move |n| Self { channels_last: bit(n, 0), scales: bit(n, 1), adds: bit(n, 2), relu: bit(n, 3) })
+    }
 }
 
 #[test]
 fn equals_the_cpu_kernel() {
     in_each_order(|| {
-        let mut report = Report::new("cuda_emulated/frozen_norm");
+        let mut report = Report::new("cuda_emulated/channel_affine");
         // Nothing, one value, rows of less and of more than a block takes; then rows of whole vectors: in channels-last
         // only, in NCHW only, in both, of more vectors than a block has threads, and more than a block takes.
         let scalar = [[0, 3, 4, 4], [2, 3, 0, 4], [1, 1, 1, 1], [2, 5, 7, 3], [1, 3, 50, 51], [1, 2100, 1, 2]];
         let vectors = [[2, 16, 7, 3], [2, 3, 4, 6], [2, 24, 20, 20], [1, 2104, 1, 6], [1, 3, 96, 90], [1, 16, 20, 40]];
         let shapes = scalar.into_iter().chain(vectors);
-        for (shape, choice) in shapes.flat_map(|shape| (0..16).map(move |choice| (shape, choice))) {
-            let (channels_last, relu, adds) = (choice & 1 != 0, choice & 2 != 0, choice & 4 != 0);
-            let layout = (channels_last, choice & 8 != 0);
-            let case = format!("{shape:?}, channels-last and shifted {layout:?}, relu {relu}, residual {adds}");
+        for (shape, choice) in shapes.flat_map(|shape| Choice::all().map(move |choice| (shape, choice))) {
+            let Choice { channels_last, scales, adds, relu } = choice;
             let (scale, shift) = (random(&[shape[1]], 1), random(&[shape[1]], 2));
+            let constants = (scales.then_some(&scale), &shift);
             for kind in KINDS {
                 let drawn = |seed| rounded(&random(&shape, seed), kind);
                 let (x, residual, factors) = (leaf(&drawn(3)), leaf(&drawn(4)), drawn(5));
                 let added = adds.then_some(&residual);
-                let want = ffi::frozen_norm(&x * 1.0, (&scale, &shift), added, relu).expect("maps that fit");
+                let want = ffi::channel_affine(&x * 1.0, constants, added, relu).expect("maps that fit");
                 let inputs: &[&Tensor] = if adds { &[&x, &residual] } else { &[&x] };
                 let want_grads = gradients(&want, &factors, inputs);
 
                 let typed = |t: &Tensor| t.detach().to_kind(kind);
                 let added = adds.then(|| typed(&residual));
-                let Some(y) = forward(&typed(&x), (&scale, &shift), added.as_ref(), relu, layout) else {
-                    return;
-                };
-                close_to_cpu(&mut report, &case, "y", &y, &want);
                 // The y of the CPU, whose zeros are where rounding cannot have moved them.
-                let y = relu.then(|| typed(&want));
-                let grads = backward(&typed(&factors), y.as_ref(), &scale, adds, layout).expect("loaded above");
-                for (name, (got, want)) in ["x", "residual"].iter().zip(grads.iter().zip(&want_grads)) {
-                    close_to_cpu(&mut report, &case, name, got, want);
+                let results = relu.then(|| typed(&want));
+                let mut aligned: Option<Vec<Tensor>> = None;
+                for shifted in [false, true] {
+                    let case = format!("{shape:?}, {choice:?}, shifted {shifted}");
+                    let layout = (channels_last, shifted);
+                    let Some(y) = forward(&typed(&x), constants, added.as_ref(), relu, layout) else {
+                        return;
+                    };
+                    close_to_cpu(&mut report, &case, "y", &y, &want);
+                    // Without a scale the gradient of x is that before the ReLU.
+                    let masks = adds || !scales;
+                    let grads = backward(&typed(&factors), results.as_ref(), constants.0, masks, layout);
+                    let grads = grads.expect("loaded above");
+                    let names: &[&str] = if scales { &["x", "residual"] } else { &["x and residual"] };
+                    for (name, (got, want)) in names.iter().zip(grads.iter().zip(&want_grads)) {
+                        close_to_cpu(&mut report, &case, name, got, want);
+                    }
+                    // Vectors or not, the values are the same.
+                    let all: Vec<Tensor> = grads.into_iter().chain([y]).collect();
+                    let first = aligned.get_or_insert_with(|| all.iter().map(Tensor::shallow_clone).collect());
+                    let same = all.iter().zip(first.iter()).all(|(a, b)| a.equal(b));
+                    report.check(&case, "bits", (!same).then(|| "differ where no vector may start".into()));
                 }
             }
         }

@@ -1,11 +1,10 @@
 // Memory is the limit here: each value is read once and written once. A block takes a piece of a row, or of the whole map
 // where it is channels-last, so that places need no 64-bit division for each value. Where rows are whole vectors of 16
 // bytes, a thread has several of them under way at once; else it takes single values.
-#include "ops/frozen_norm/frozen_norm_cuda.h"
-
-#include <initializer_list>
+#include "ops/channel_affine/channel_affine_cuda.h"
 
 #include "cuda/launch.cuh"
+#include "cuda/vectors.cuh"
 
 namespace mrb::cuda {
 namespace {
@@ -39,7 +38,7 @@ int64_t piece_count(const mrb_map_rows& map) {
   return map.channels_last ? ceil_div(map.rows * map.length, piece) : map.rows * ceil_div(map.length, piece);
 }
 
-// The product is rounded before the sum, as libtorch's own operators do one after the other.
+// The product is rounded before the sum, as libtorch's own operators do one after the other. A product with 1 changes nothing.
 __device__ __forceinline__ float scaled(float value, float scale, float shift) {
   return __fadd_rn(__fmul_rn(value, scale), shift);
 }
@@ -54,7 +53,7 @@ __global__ void forward_kernel(int64_t blocks, mrb_map_rows map, T* x, const flo
     for (int i = threadIdx.x; i < part.count; i += block_size) {
       const unsigned channel = part.channel(i);
       const int64_t place = part.start + i;
-      float value = scaled(to_float(x[place]), scale[channel], shift[channel]);
+      float value = scaled(to_float(x[place]), scale != nullptr ? scale[channel] : 1.f, shift[channel]);
       if (residual != nullptr) value = __fadd_rn(value, to_float(residual[place]));
       store(x + place, relu ? rectified(value) : value);
     }
@@ -63,25 +62,18 @@ __global__ void forward_kernel(int64_t blocks, mrb_map_rows map, T* x, const flo
 
 template <typename T>
 __global__ void backward_kernel(int64_t blocks, mrb_map_rows map, const T* grad_y, const T* y,
-                                const float* scale, T* grad_x, T* grad_residual) {
+                                const float* scale, T* grad_x, T* masked) {
   for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     const Piece part = piece_of(map, block);
     for (int i = threadIdx.x; i < part.count; i += block_size) {
       const int64_t place = part.start + i;
       float grad = to_float(grad_y[place]);
       if (y != nullptr && to_float(y[place]) <= 0) grad = 0;
-      if (grad_residual != nullptr) store(grad_residual + place, grad);
+      if (masked != nullptr) store(masked + place, grad);
       if (grad_x != nullptr) store(grad_x + place, __fmul_rn(grad, scale[part.channel(i)]));
     }
   }
 }
-
-// Copied whole, this is one access of 16 bytes.
-template <typename T>
-struct alignas(16) Vector {
-  static constexpr int width = 16 / sizeof(T);
-  T values[width];
-};
 
 constexpr unsigned under_way = 3;  // vectors of a thread, `block_size` apart
 constexpr unsigned vector_piece = under_way * block_size;
@@ -115,7 +107,12 @@ struct Constants {
   static constexpr int width = channels_last ? Vector<T>::width : 1;
   float values[width];
 
+  // 1 for all channels if `from` is null.
   __device__ __forceinline__ void load(const float* __restrict__ from, unsigned channel) {
+    if (from == nullptr) {
+      for (float& value : values) value = 1.f;
+      return;
+    }
     if (!channels_last) {
       values[0] = from[channel];
       return;
@@ -178,7 +175,7 @@ __global__ void __launch_bounds__(block_size)
 template <typename T, bool channels_last>
 __global__ void __launch_bounds__(block_size)
     backward_vectors(VectorRows rows, const Vector<T>* grad_y, const Vector<T>* y, const float* __restrict__ scale,
-                     Vector<T>* grad_x, Vector<T>* grad_residual) {
+                     Vector<T>* grad_x, Vector<T>* masked) {
   const Share share = share_of<channels_last>(rows);
   Vector<T> grads[under_way]{}, results[under_way]{};
   load_share(grads, grad_y, share);
@@ -193,20 +190,12 @@ __global__ void __launch_bounds__(block_size)
       store(&grads[k].values[i], grad);
       store(&to_x.values[i], __fmul_rn(grad, factors[i]));
     }
-    if (grad_residual != nullptr) grad_residual[place] = grads[k];
+    if (masked != nullptr) masked[place] = grads[k];
     if (grad_x != nullptr) grad_x[place] = to_x;
   });
 }
 
 constexpr int64_t most_blocks = 1 << 30;
-
-// Null is aligned too.
-bool are_aligned(std::initializer_list<const void*> places) {
-  for (const void* place : places) {
-    if (reinterpret_cast<uintptr_t>(place) % 16 != 0) return false;
-  }
-  return true;
-}
 
 // Whether the map can be taken in vectors of `width` values, each within a row, and how; `blocks` for the launch.
 bool vector_rows(const mrb_map_rows& map, int width, VectorRows* rows, unsigned* blocks) {
@@ -243,38 +232,37 @@ cudaError_t forward(T* x, const float* scale, const float* shift, const T* resid
 }
 
 template <typename T>
-cudaError_t backward(const T* grad_y, const T* y, const float* scale, T* grad_x, T* grad_residual,
-                     const mrb_map_rows& map, cudaStream_t stream) {
+cudaError_t backward(const T* grad_y, const T* y, const float* scale, T* grad_x, T* masked, const mrb_map_rows& map,
+                     cudaStream_t stream) {
   VectorRows rows;
   unsigned blocks;
-  if (are_aligned({grad_y, y, scale, grad_x, grad_residual}) &&
-      vector_rows(map, Vector<T>::width, &rows, &blocks)) {
+  if (are_aligned({grad_y, y, scale, grad_x, masked}) && vector_rows(map, Vector<T>::width, &rows, &blocks)) {
     const auto kernel = map.channels_last ? backward_vectors<T, true> : backward_vectors<T, false>;
     return launch(stream, dim3(blocks), dim3(static_cast<unsigned>(block_size)), kernel, rows,
                   reinterpret_cast<const Vector<T>*>(grad_y), reinterpret_cast<const Vector<T>*>(y), scale,
-                  reinterpret_cast<Vector<T>*>(grad_x), reinterpret_cast<Vector<T>*>(grad_residual));
+                  reinterpret_cast<Vector<T>*>(grad_x), reinterpret_cast<Vector<T>*>(masked));
   }
-  return launch_pieces(stream, map, backward_kernel<T>, grad_y, y, scale, grad_x, grad_residual);
+  return launch_pieces(stream, map, backward_kernel<T>, grad_y, y, scale, grad_x, masked);
 }
 
 }  // namespace
 }  // namespace mrb::cuda
 
-cudaError_t mrb_cuda_frozen_norm_forward(void* x, const float* scale, const float* shift, const void* residual,
-                                         bool relu, const mrb_map_rows* map, mrb_scalar_type type,
-                                         cudaStream_t stream) {
+cudaError_t mrb_cuda_channel_affine_forward(void* x, const float* scale, const float* shift, const void* residual,
+                                            bool relu, const mrb_map_rows* map, mrb_scalar_type type,
+                                            cudaStream_t stream) {
   return mrb::cuda::dispatch(type, [&](auto zero) {
     using T = decltype(zero);
     return mrb::cuda::forward(static_cast<T*>(x), scale, shift, static_cast<const T*>(residual), relu, *map, stream);
   });
 }
 
-cudaError_t mrb_cuda_frozen_norm_backward(const void* grad_y, const void* y, const float* scale, void* grad_x,
-                                          void* grad_residual, const mrb_map_rows* map, mrb_scalar_type type,
-                                          cudaStream_t stream) {
+cudaError_t mrb_cuda_channel_affine_backward(const void* grad_y, const void* y, const float* scale, void* grad_x,
+                                             void* masked, const mrb_map_rows* map, mrb_scalar_type type,
+                                             cudaStream_t stream) {
   return mrb::cuda::dispatch(type, [&](auto zero) {
     using T = decltype(zero);
-    return mrb::cuda::backward(static_cast<const T*>(grad_y), static_cast<const T*>(y), scale,
-                               static_cast<T*>(grad_x), static_cast<T*>(grad_residual), *map, stream);
+    return mrb::cuda::backward(static_cast<const T*>(grad_y), static_cast<const T*>(y), scale, static_cast<T*>(grad_x),
+                               static_cast<T*>(masked), *map, stream);
   });
 }

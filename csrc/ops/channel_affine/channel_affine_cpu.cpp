@@ -1,11 +1,12 @@
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/ones_like.h>
 
 #include <algorithm>
 #include <type_traits>
 
-#include "ops/frozen_norm/frozen_norm.h"
+#include "ops/channel_affine/channel_affine.h"
 
 namespace mrb {
 namespace {
@@ -43,13 +44,13 @@ void forward_row(T* __restrict__ x, Constant<each, M> scale, Constant<each, M> s
   }
 }
 
-template <bool relu, bool with_x, bool with_residual, bool each, typename T, typename M>
+template <bool relu, bool with_x, bool with_masked, bool each, typename T, typename M>
 void backward_row(const T* __restrict__ grad_y, const T* __restrict__ y, Constant<each, M> scale,
-                  T* __restrict__ grad_x, T* __restrict__ grad_residual, int64_t length) {
+                  T* __restrict__ grad_x, T* __restrict__ masked, int64_t length) {
   for (int64_t i = 0; i < length; ++i) {
     T grad = grad_y[i];
     if constexpr (relu) grad = static_cast<M>(y[i]) <= 0 ? T(0) : grad;
-    if constexpr (with_residual) grad_residual[i] = grad;
+    if constexpr (with_masked) masked[i] = grad;
     if constexpr (with_x) grad_x[i] = static_cast<T>(static_cast<M>(grad) * scale[i]);
   }
 }
@@ -83,13 +84,14 @@ T* offset_or_null(T* data, int64_t offset) {
 
 }  // namespace
 
-void frozen_norm_forward_cpu(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
-                             const at::Tensor& residual, bool relu) {
+void channel_affine_forward_cpu(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
+                                const at::Tensor& residual, bool relu) {
   const auto rows = rows_of(x);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "frozen_norm_forward", [&] {
+  const auto all_scales = scale.defined() ? scale : at::ones_like(shift);
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "channel_affine_forward", [&] {
     using M = at::opmath_type<scalar_t>;
     auto* out = x.mutable_data_ptr<scalar_t>();
-    const auto *factors = scale.const_data_ptr<M>(), *summands = shift.const_data_ptr<M>();
+    const auto *factors = all_scales.const_data_ptr<M>(), *summands = shift.const_data_ptr<M>();
     const auto* added = data_or_null<scalar_t>(residual);
     with_flags(
         [&](auto with_relu, auto with_residual) {
@@ -102,23 +104,23 @@ void frozen_norm_forward_cpu(const at::Tensor& x, const at::Tensor& scale, const
   });
 }
 
-void frozen_norm_backward_cpu(const at::Tensor& grad_y, const at::Tensor& y, const at::Tensor& scale,
-                              const at::Tensor& grad_x, const at::Tensor& grad_residual) {
+void channel_affine_backward_cpu(const at::Tensor& grad_y, const at::Tensor& y, const at::Tensor& scale,
+                                 const at::Tensor& grad_x, const at::Tensor& masked) {
   const auto rows = rows_of(grad_y);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, grad_y.scalar_type(), "frozen_norm_backward", [&] {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, grad_y.scalar_type(), "channel_affine_backward", [&] {
     using M = at::opmath_type<scalar_t>;
     const auto *grads = grad_y.const_data_ptr<scalar_t>(), *results = data_or_null<scalar_t>(y);
-    const auto* factors = scale.const_data_ptr<M>();
-    auto *to_x = mutable_data_or_null<scalar_t>(grad_x), *to_residual = mutable_data_or_null<scalar_t>(grad_residual);
+    const auto* factors = data_or_null<M>(scale);
+    auto *to_x = mutable_data_or_null<scalar_t>(grad_x), *to_masked = mutable_data_or_null<scalar_t>(masked);
     with_flags(
-        [&](auto with_relu, auto with_x, auto with_residual) {
+        [&](auto with_relu, auto with_x, auto with_masked) {
           for_rows(rows, [&](int64_t start, auto each, int64_t channel) {
-            backward_row<with_relu.value, with_x.value, with_residual.value, each.value, scalar_t, M>(
-                grads + start, offset_or_null(results, start), {factors + channel}, offset_or_null(to_x, start),
-                offset_or_null(to_residual, start), rows.length);
+            backward_row<with_relu.value, with_x.value, with_masked.value, each.value, scalar_t, M>(
+                grads + start, offset_or_null(results, start), {offset_or_null(factors, channel)},
+                offset_or_null(to_x, start), offset_or_null(to_masked, start), rows.length);
           });
         },
-        y.defined(), grad_x.defined(), grad_residual.defined());
+        y.defined(), grad_x.defined(), masked.defined());
   });
 }
 
