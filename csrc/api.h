@@ -209,6 +209,9 @@ int mrb_process_group_gloo(mrb_error* error, mrb_process_group** group, const mr
 // Lets the group handle CUDA tensors, over NCCL; after `mrb_cuda_open`, and once the process has chosen its device.
 int mrb_process_group_add_nccl(mrb_error* error, const mrb_process_group* group, const mrb_store* store, int64_t rank,
                                int64_t world_size, int64_t timeout_ms);
+// At the end of a job that has succeeded, in all processes: ends NCCL's threads and communicators. A group that is freed
+// without it (after an error, when others may be lost) drops them without waiting.
+int mrb_process_group_shutdown(mrb_error* error, const mrb_process_group* group);
 void mrb_process_group_free(mrb_process_group* group);
 int mrb_barrier(mrb_error* error, const mrb_process_group* group);
 // In place.
@@ -230,5 +233,9 @@ int mrb_reducer_free(mrb_error* error, mrb_reducer* reducer);
 int mrb_reducer_prepare_for_forward(mrb_error* error, mrb_reducer* reducer);
 int mrb_reducer_prepare_for_backward(mrb_error* error, mrb_reducer* reducer);
 int mrb_reducer_check_finalized(mrb_error* error, mrb_reducer* reducer);
+
+// Calls `report` with the text of an exception that a C++ thread throws and nobody catches, in that thread, before the
+// process is aborted.
+void mrb_on_uncaught_exception(void (*report)(const char*));
 
 }  // extern "C"

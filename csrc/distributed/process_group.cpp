@@ -32,6 +32,10 @@ int mrb_process_group_gloo(mrb_error* error, mrb_process_group** group, const mr
   });
 }
 
+int mrb_process_group_shutdown(mrb_error* error, const mrb_process_group* group) {
+  return mrb::guarded(error, [&] { group->group->shutdown(); });
+}
+
 void mrb_process_group_free(mrb_process_group* group) { delete group; }
 
 int mrb_barrier(mrb_error* error, const mrb_process_group* group) {

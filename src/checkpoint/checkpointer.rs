@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::layers::parameters::Parameters;
 use crate::utils::atomic_file::write_atomically;
 use crate::utils::comm;
+use crate::utils::termination::postpone_end;
 
 /// The key of what this project saves beyond the original's four.
 const TRAINING_STATE: &str = "training_state";
@@ -279,6 +280,7 @@ impl ModelState {
 pub fn save_snapshot(save_dir: &Path, name: &str, snapshot: &Value) -> Result<PathBuf> {
     let file = save_dir.join(format!("{name}.pth"));
     log::info!("Saving checkpoint to {}", file.display());
+    let _whole = postpone_end();
     write_file(&file, snapshot)?;
     let text = file.to_str().with_context(|| format!("{} is not UTF-8", file.display()))?;
     write_atomically(&save_dir.join("last_checkpoint"), text.as_bytes())?;

@@ -27,7 +27,6 @@ mod train_net;
 
 use std::ffi::OsString;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Once;
 
@@ -45,8 +44,7 @@ pub use test_net::test_net;
 pub use train_net::train_net;
 
 use crate::ffi::system::exit_now;
-use crate::utils::atomic_file::write_atomically;
-use crate::utils::comm::{abandon, get_rank, get_world_size};
+use crate::utils::comm::{end_with_error, get_world_size, leave_with_error};
 use crate::utils::miscellaneous::panic_message;
 
 /// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage). Of several
@@ -58,7 +56,7 @@ pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
         Ok(Err(error)) => error,
         Err(panic) => {
             // The hook has printed it.
-            leave_for_the_others(&format!("internal error: {}", panic_message(panic.as_ref())));
+            leave_with_error(&format!("internal error: {}", panic_message(panic.as_ref())));
             exit_now(101);
         }
     };
@@ -73,32 +71,11 @@ pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
     }
     let message = format!("{error:#}");
     if get_world_size() > 1 {
-        eprintln!("error: [rank {}] {message}", get_rank());
-        leave_for_the_others(&message);
-        // Threads of libtorch may still wait for other processes.
-        exit_now(1);
+        end_with_error(&message);
     }
     eprintln!("error: {message}");
-    leave_for_the_others(&message);
+    leave_with_error(&message);
     ExitCode::FAILURE
-}
-
-/// Writes an error in the form in which torchrun's agent reads it (of several it shows the earliest), then tells the
-/// other processes of the job about it.
-fn leave_for_the_others(message: &str) {
-    if let Some(path) = std::env::var_os("TORCHELASTIC_ERROR_FILE") {
-        write_error_file(path.as_ref(), message);
-    }
-    abandon(message);
-}
-
-fn write_error_file(path: &Path, message: &str) {
-    let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
-    // torchrun shows the call stack alone where there is one; a reader may also rely on there being one.
-    let extra = serde_json::json!({"py_callstack": message, "timestamp": seconds.to_string()});
-    let content = serde_json::json!({"message": {"message": message, "extraInfo": extra}});
-    // The message goes to stderr as well.
-    let _ = write_atomically(path, content.to_string().as_bytes());
 }
 
 /// A panic is a bug: says so in a few words instead of the language's own message.

@@ -3,10 +3,12 @@
 mod process_group;
 mod reducer;
 mod store;
+mod uncaught;
 
 pub use process_group::ProcessGroup;
 pub use reducer::Reducer;
 pub use store::Store;
+pub use uncaught::on_uncaught_exception;
 
 use std::ffi::c_int;
 use std::ptr::NonNull;

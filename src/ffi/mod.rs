@@ -16,7 +16,7 @@ pub use autocast::{upsample_nearest, Autocast};
 pub use backends::{cuda_peak_memory, cuda_set_device, is_deterministic, set_deterministic, set_tf32, SyncCounter};
 pub use bytes::copy_bytes;
 pub use cuda::{cuda_machine, has_kernels_for, open_cuda, CudaDevice, CudaMachine, CUDA_ARCHITECTURES};
-pub use distributed::{ProcessGroup, Reducer, Store};
+pub use distributed::{on_uncaught_exception, ProcessGroup, Reducer, Store};
 pub use fused_conv::{can_fuse_conv, fused_conv, is_ready_for_conv, ready_for_conv, FusedConv};
 pub use ops::{
     channel_affine, deform_conv, deform_roi_pool, match_by_iou, nms, nms_mask, roi_align, roi_pool, sigmoid_focal_loss,

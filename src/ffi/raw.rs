@@ -366,6 +366,7 @@ extern "C" {
         world_size: i64,
         timeout_ms: i64,
     ) -> c_int;
+    pub fn mrb_process_group_shutdown(error: *mut Error, group: *const ProcessGroup) -> c_int;
     pub fn mrb_process_group_free(group: *mut ProcessGroup);
     pub fn mrb_barrier(error: *mut Error, group: *const ProcessGroup) -> c_int;
     pub fn mrb_all_reduce_sum(error: *mut Error, group: *const ProcessGroup, tensor: *const C_tensor) -> c_int;
@@ -401,4 +402,6 @@ extern "C" {
     pub fn mrb_reducer_prepare_for_forward(error: *mut Error, reducer: *mut Reducer) -> c_int;
     pub fn mrb_reducer_prepare_for_backward(error: *mut Error, reducer: *mut Reducer) -> c_int;
     pub fn mrb_reducer_check_finalized(error: *mut Error, reducer: *mut Reducer) -> c_int;
+
+    pub fn mrb_on_uncaught_exception(report: extern "C" fn(*const c_char));
 }

@@ -129,8 +129,8 @@ fn is_same(file: &File, path: &Path) -> io::Result<bool> {
     Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
-/// The machine's name in names of files.
-fn this_machine() -> String {
+/// The machine's name.
+pub(super) fn this_machine() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "machine" } else { name }.to_string()

@@ -1,27 +1,33 @@
 //! The processes of a job and what they do together (the original's `utils/comm.py`). In a job of one process every
 //! function does what is left of its task then.
 
+mod end;
 mod heartbeat;
+mod lookout;
 mod phase;
+mod signs;
 mod watchdog;
 
+pub(super) use end::{announce_stop, finish_stop};
+pub use end::{destroy_process_group, end_with_error, leave_with_error};
 pub use phase::{all_reduce_wait, begin_iteration, enter, iteration, Phase};
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use tch::Tensor;
 
-use self::heartbeat::{Heartbeat, Signs, SILENCE};
+use self::end::{thread_has_failed, Teller, FAREWELL};
+use self::heartbeat::Heartbeat;
+use self::lookout::Lookout;
 use self::phase::{gradients_computed, waiting};
+use self::signs::{Signs, SILENCE};
 use super::fault;
 use super::rendezvous::Topology;
-use crate::ffi::{ProcessGroup, Reducer};
+use crate::ffi::{on_uncaught_exception, ProcessGroup, Reducer};
 
-/// Time that the host of the store gives the others to leave.
-const FAREWELL: Duration = Duration::from_secs(5);
 /// Time between two looks into the store.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -35,10 +41,12 @@ struct Job {
     topology: Topology,
     group: ProcessGroup,
     signs: Signs,
-    heartbeat: Mutex<Option<Heartbeat>>,
+    threads: Mutex<Option<(Heartbeat, Lookout)>>,
     /// How often rank 0 has worked while the others waited.
     works: AtomicUsize,
     has_nccl: AtomicBool,
+    /// A [`Teller`].
+    teller: AtomicU8,
 }
 
 fn job() -> Option<Arc<Job>> {
@@ -60,9 +68,12 @@ pub fn init_process_group(local_rank: Option<usize>, timeout: Duration, slow_aft
     ensure!(place.is_none(), "this process belongs to a job already");
     let (store, group) = topology.meet(timeout)?;
     let signs = Signs::new(store, topology.rank, topology.world_size);
-    let heartbeat = Mutex::new(Some(Heartbeat::start(signs.clone(), slow_after)?));
-    let (works, has_nccl) = (AtomicUsize::new(0), AtomicBool::new(false));
-    *place = Some(Arc::new(Job { topology, group, signs, heartbeat, works, has_nccl }));
+    let heartbeat = Heartbeat::start(signs.clone(), slow_after)?;
+    let lookout = Lookout::start(signs.clone(), heartbeat.pulse.clone())?;
+    let threads = Mutex::new(Some((heartbeat, lookout)));
+    let (works, has_nccl, teller) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicU8::new(Teller::Nobody as u8));
+    *place = Some(Arc::new(Job { topology, group, signs, threads, works, has_nccl, teller }));
+    on_uncaught_exception(thread_has_failed);
     Ok(())
 }
 
@@ -76,29 +87,6 @@ pub fn add_nccl(timeout: Duration) -> Result<()> {
     explain("preparing NCCL", job.group.add_nccl(&job.signs.store, timeout))?;
     job.has_nccl.store(true, Ordering::Relaxed);
     Ok(())
-}
-
-/// Leaves the job, if there is one; the host of the store goes last. For the end of a program that has succeeded.
-pub fn destroy_process_group() {
-    let Some(job) = JOB.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-    if let Some(heartbeat) = job.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        heartbeat.stop();
-    }
-    job.leave("");
-    job.say_goodbye(&[], FAREWELL);
-}
-
-/// Leaves the job and tells the other processes why; for the end of a program that has failed. The host of the store
-/// waits a little until they have read it. Nothing happens where they know already.
-pub fn abandon(error: &str) {
-    let Some(job) = JOB.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-    if !job.leave(error) || !job.hosts_store() {
-        return;
-    }
-    let signs = job.signs.clone();
-    // Who waits for this process notices that its connections end, while the store goes on.
-    let _ = within(SILENCE, move || drop(job));
-    wait_for_goodbyes(&signs, &[], SILENCE + FAREWELL);
 }
 
 /// Number of processes of the job.
@@ -138,6 +126,7 @@ pub fn explain<T>(what: &str, result: Result<T>) -> Result<T> {
         return result;
     }
     let Topology { rank, world_size, .. } = job.topology;
+    job.tells_as(Teller::Main);
     let cause = job.cause();
     result.with_context(|| format!("rank {rank} of {world_size}: {what} failed; {cause}"))
 }
@@ -154,59 +143,6 @@ impl Job {
     fn together<T>(&self, what: &str, operation: impl FnOnce(&ProcessGroup) -> Result<T>) -> Result<T> {
         together(what, || operation(&self.group))
     }
-
-    fn cause(&self) -> String {
-        // Who fails says so first, and is then silent without being lost.
-        self.leave("");
-        let signs = self.signs.clone();
-        let host = self.topology.host();
-        match within(SILENCE + FAREWELL, move || signs.cause()) {
-            Some(Ok(cause)) => {
-                self.say_goodbye(&cause.lost, SILENCE + FAREWELL);
-                cause.text
-            }
-            Some(Err(_)) => format!("{host} is lost, and with it the store"),
-            None => format!("{host}, which hosts the store, does not answer"),
-        }
-    }
-
-    fn hosts_store(&self) -> bool {
-        self.topology.rank == 0 && !self.topology.agent_store
-    }
-
-    /// True if the others learn of it, and only now.
-    fn leave(&self, error: &str) -> bool {
-        let (signs, error) = (self.signs.clone(), error.to_string());
-        // Should the store be gone, nobody waits for this.
-        matches!(within(SILENCE, move || signs.leave(&error)), Some(Ok(true)))
-    }
-
-    /// This process needs the store no more; its host stays until all the others but `lost` have said so too.
-    fn say_goodbye(&self, lost: &[usize], limit: Duration) {
-        let signs = self.signs.clone();
-        if self.hosts_store() {
-            wait_for_goodbyes(&signs, lost, limit);
-        } else {
-            // As above.
-            let _ = within(SILENCE, move || signs.say_goodbye());
-        }
-    }
-}
-
-fn wait_for_goodbyes(signs: &Signs, lost: &[usize], limit: Duration) {
-    let deadline = Instant::now() + limit;
-    let is_here = |rank: usize| !lost.contains(&rank) && matches!(signs.has_said_goodbye(rank), Ok(false));
-    while (1..signs.world_size).any(is_here) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// The result of what may never end; `None` after the limit.
-fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (sender, receiver) = mpsc::channel();
-    let work = move || drop(sender.send(work()));
-    std::thread::Builder::new().name("store".into()).spawn(work).ok()?;
-    receiver.recv_timeout(limit).ok()
 }
 
 /// Rank 0 works alone; the others wait for it however long it takes, as long as it lives. Gives rank 0 the result, the

@@ -217,6 +217,87 @@ fn a_process_that_is_too_late_is_named_by_the_error() {
     assert!(error.contains("no process is lost, but rank 1 is late (iteration 2, forward)"), "{error}");
 }
 
+/// A rank blocks for ever, as in a call that waits for a GPU, while the other one is lost: what it says in the end.
+fn blocks(blocked: usize) -> String {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let victim = 1 - blocked;
+    let fault = format!("{blocked}:update:3:sleep=600,{victim}:update:3:kill");
+    let ended = start(&fault, folder.path(), &["--dist-timeout", "60"], &[]).map(ends);
+    let error = stderr(&ended[blocked]);
+    assert_eq!(ended[blocked].status.code(), Some(1), "{error}");
+    assert_eq!(error.matches("error: ").count(), 1, "{error}");
+    assert!(error.contains(&format!("error: [rank {blocked}] rank {blocked} of 2: iteration 3, update ")), "{error}");
+    assert_eq!(entry(&last_checkpoint(folder.path()), "iteration").as_int(), Some(2));
+    error
+}
+
+#[test]
+fn a_process_that_never_comes_back_is_ended_and_names_the_lost_one() {
+    let error = blocks(0);
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    assert!(error.contains(&format!("rank 1 is lost (on {}, last sign: ", machine.trim())), "{error}");
+    assert!(error.contains("started again, a training goes on from its last checkpoint"), "{error}");
+}
+
+#[test]
+fn a_process_that_never_comes_back_is_ended_when_the_host_of_the_store_is_lost() {
+    let error = blocks(1);
+    assert!(error.contains("does not come to its end; rank 0 is lost, and with it the store"), "{error}");
+}
+
+/// Throws in a thread of its own, as c10d's watchdog of NCCL does.
+const THROWS: &str = r#"
+#include <chrono>
+#include <cstdlib>
+#include <stdexcept>
+#include <thread>
+#include <unistd.h>
+namespace {
+const bool started = [] {
+  const char* file = std::getenv("THROW_WHEN_THERE_IS");
+  if (file != nullptr) {
+    std::thread([file] {
+      while (access(file, F_OK) != 0) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      throw std::runtime_error("the watchdog has found an error");
+    }).detach();
+  }
+  return true;
+}();
+}
+"#;
+
+#[test]
+fn an_exception_in_a_thread_of_libtorch_ends_the_process_as_any_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (output, source, library) =
+        (folder.path().join("run"), folder.path().join("throws.cpp"), folder.path().join("throws.so"));
+    std::fs::write(&source, THROWS).expect("a source");
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let arguments = ["-std=c++17", "-shared", "-fPIC", "-pthread", "-o"];
+    let compiled = Command::new(compiler).args(arguments).arg(&library).arg(&source).status().expect("a compiler");
+    assert!(compiled.success());
+    let port = free_port();
+    let overrides = ["SOLVER.MAX_ITER", "100000"];
+    let processes = [0, 1].map(|rank| {
+        let mut command =
+            member("train_net", rank, port, &output, &["--seed", "5", "--dist-timeout", "60"], &overrides);
+        if rank == 1 {
+            command.env("LD_PRELOAD", &library).env("THROW_WHEN_THERE_IS", output.join("model_0000002.pth"));
+        }
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train_net")
+    });
+    let [first, second] = processes.map(ends);
+    let (error, other) = (stderr(&second), stderr(&first));
+    assert_eq!((first.status.code(), second.status.code()), (Some(1), Some(1)), "{error}\n{other}");
+    assert_eq!(error.matches("error: ").count(), 1, "{error}");
+    assert!(error.contains("error: [rank 1] rank 1 of 2: iteration "), "{error}");
+    assert!(
+        error.contains("failed; no process is lost") && error.contains("the watchdog has found an error"),
+        "{error}"
+    );
+    assert!(other.contains("rank 1 has failed: ") && other.contains("the watchdog has found an error"), "{other}");
+}
+
 /// `launch` starts all again once; the end is that of a run that was not disturbed. Gives the log.
 fn goes_on(fault: &str) -> String {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -246,30 +327,72 @@ fn a_restarted_job_goes_on_from_the_checkpoint_before_a_torn_one() {
     );
 }
 
-#[test]
-fn sigterm_to_the_launcher_saves_and_stops_all() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let output = folder.path();
-    let overrides = ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000"];
-    let mut command = two("train_net", output, &["--seed", "5", "--skip-test"], &overrides);
-    let launcher = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("launch");
+/// Waits until the training in `output` has done 20 iterations; gives its log.
+fn has_trained(output: &Path) -> String {
     let log = || std::fs::read_to_string(output.join("log.txt")).unwrap_or_default();
     let begin = Instant::now();
     while !log().contains("iter: 20 ") && begin.elapsed() < Duration::from_secs(120) {
         std::thread::sleep(Duration::from_millis(50));
     }
-    let status = Command::new("kill").args(["-TERM", &launcher.id().to_string()]).status().expect("kill");
-    assert!(status.success());
-    // The launcher ends after all of its processes, which hold its pipes.
-    let ended = ends(launcher);
-    let error = stderr(&ended);
-    assert_eq!(ended.status.code(), Some(128 + SIGTERM), "{}\n{error}", log());
-    assert!(error.contains("SIGTERM: all processes have been stopped"), "{error}");
-    let file = last_checkpoint(output);
-    let iteration = entry(&file, "iteration").as_int().expect("an iteration");
-    assert!(iteration >= 20 && log().contains("SIGTERM: stopped; the next start goes on from"), "{}", log());
+    log()
+}
 
+fn terminate(child: &Child) {
+    let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill");
+    assert!(status.success());
+}
+
+/// Without a checkpoint unless something happens.
+const ENDLESS: [&str; 4] = ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000"];
+
+/// That a training was stopped after at least 20 iterations, said why, and goes on from there.
+fn was_saved(output: &Path, why: &str) {
+    let log = std::fs::read_to_string(output.join("log.txt")).expect("the log");
+    let iteration = entry(&last_checkpoint(output), "iteration").as_int().expect("an iteration");
+    assert!(iteration >= 20 && log.contains(&format!("{why}: stopped; the next start goes on from")), "{log}");
     let end = (iteration + 1).to_string();
     let log = succeeds(&mut two("train_net", output, &["--skip-test"], &["SOLVER.MAX_ITER", &end]));
     assert!(log.contains(&format!("Continuing after iteration {iteration}, exactly")), "{log}");
+}
+
+#[test]
+fn sigterm_to_the_launcher_saves_and_stops_all() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = two("train_net", folder.path(), &["--seed", "5", "--skip-test"], &ENDLESS);
+    let launcher = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("launch");
+    let log = has_trained(folder.path());
+    terminate(&launcher);
+    // The launcher ends after all of its processes, which hold its pipes.
+    let ended = ends(launcher);
+    let error = stderr(&ended);
+    assert_eq!(ended.status.code(), Some(128 + SIGTERM), "{log}\n{error}");
+    assert!(error.contains("SIGTERM: all processes have been stopped"), "{error}");
+    was_saved(folder.path(), "SIGTERM");
+}
+
+/// As where one machine of several is taken away.
+#[test]
+fn sigterm_to_another_process_saves_and_stops_all() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [first, second] = start("", folder.path(), &[], &ENDLESS);
+    let log = has_trained(folder.path());
+    terminate(&second);
+    let ended = [first, second].map(ends);
+    let codes = ended.each_ref().map(|output| output.status.code());
+    assert_eq!(codes, [Some(128 + SIGTERM); 2], "{log}\n{}\n{}", stderr(&ended[0]), stderr(&ended[1]));
+    let log = std::fs::read_to_string(folder.path().join("log.txt")).expect("the log");
+    assert!(log.contains("rank 1 was stopped by SIGTERM (on "), "{log}");
+    was_saved(folder.path(), "SIGTERM");
+}
+
+#[test]
+fn rank_0_saves_when_another_process_is_lost() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [first, mut second] = start("", folder.path(), &[], &ENDLESS);
+    let log = has_trained(folder.path());
+    second.kill().and_then(|()| second.wait()).expect("an end");
+    let ended = ends(first);
+    assert_eq!(ended.status.code(), Some(1), "{log}\n{}", stderr(&ended));
+    assert!(stderr(&ended).contains("rank 1 is lost"), "{}", stderr(&ended));
+    was_saved(folder.path(), "the job has lost a process");
 }

@@ -5,7 +5,10 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
+#include <c10/util/Logging.h>
+
 #include <chrono>
+#include <cstdlib>
 
 #include "distributed/handles.h"
 #include "guard.h"
@@ -14,6 +17,8 @@ extern "C" __attribute__((visibility("default"))) int mrb_nccl_attach(mrb_error*
                                                                       const mrb_store* store, int64_t rank,
                                                                       int64_t world_size, int64_t timeout_ms) {
   return mrb::guarded(error, [&] {
+    // store.cpp hides c10d's log, because errors come as exceptions. Those of NCCL come in c10d's own threads.
+    if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = c10::GLOG_ERROR;
     auto options = c10d::ProcessGroupNCCL::Options::create();
     options->timeout = std::chrono::milliseconds(timeout_ms);
     auto own_store = c10::make_intrusive<c10d::PrefixStore>("nccl", store->store);

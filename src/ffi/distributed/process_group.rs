@@ -46,10 +46,22 @@ impl ProcessGroup {
         call(|error| unsafe { raw::mrb_process_group_add_nccl(error, group, store, rank, size, milliseconds(timeout)) })
     }
 
+    /// At the end of a job that has succeeded, in all processes: ends NCCL's threads and communicators, which waits until
+    /// all operations are done. A group that is dropped without it gives them up at once.
+    ///
+    /// # Errors
+    /// NCCL's own words.
+    pub fn shutdown(&self) -> Result<()> {
+        // SAFETY: the handle is live as long as self.
+        call(|error| unsafe { raw::mrb_process_group_shutdown(error, self.handle.as_ptr()) })
+    }
+
+    /// This process's number in the group, from 0.
     pub fn rank(&self) -> usize {
         self.rank
     }
 
+    /// Number of processes.
     pub fn world_size(&self) -> usize {
         self.world_size
     }

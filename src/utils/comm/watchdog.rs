@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use super::heartbeat::{last_sign, place, AllSigns, Sign, Signs, SILENCE};
 use super::phase::Here;
+use super::signs::{last_sign, place, AllSigns, Sign, Signs, SILENCE};
 
 /// Processes that a message names at most.
 const NAMED: usize = 8;

@@ -42,4 +42,6 @@ fn one_process_gets_back_what_it_gives() {
     reducer.check_finalized().unwrap();
     assert_eq!(weight.grad().to_device(Device::Cpu), values * 2.0);
     group.barrier().unwrap();
+    drop(reducer);
+    group.shutdown().unwrap();
 }
