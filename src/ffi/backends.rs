@@ -49,36 +49,6 @@ pub fn cuda_peak_memory(index: usize) -> Result<i64> {
     Ok(bytes)
 }
 
-/// Counts how often the program waits for the GPU, as libtorch sees it (`torch.cuda.set_sync_debug_mode`), from its
-/// start until it is dropped. There is one for the whole process, and it counts for the thread that started it and for
-/// the backward passes of that thread.
-pub struct SyncCounter(());
-
-impl SyncCounter {
-    /// Starts at 0.
-    ///
-    /// # Errors
-    /// The program was built without CUDA.
-    pub fn start() -> Result<Self> {
-        // SAFETY: the error comes from `call`.
-        call(|error| unsafe { raw::mrb_count_syncs(error, true) })?;
-        Ok(Self(()))
-    }
-
-    /// The number so far.
-    pub fn count(&self) -> i64 {
-        // SAFETY: the function only reads a number.
-        unsafe { raw::mrb_syncs_counted() }
-    }
-}
-
-impl Drop for SyncCounter {
-    fn drop(&mut self) {
-        // SAFETY: the error comes from `call`. Whoever could start the counter can stop it.
-        let _ = call(|error| unsafe { raw::mrb_count_syncs(error, false) });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 mod autocast;
 mod backends;
 mod bytes;
+mod counters;
 mod cuda;
 mod distributed;
 mod fused_conv;
@@ -13,8 +14,9 @@ mod runtime;
 pub mod system;
 
 pub use autocast::{upsample_nearest, Autocast};
-pub use backends::{cuda_peak_memory, cuda_set_device, is_deterministic, set_deterministic, set_tf32, SyncCounter};
+pub use backends::{cuda_peak_memory, cuda_set_device, is_deterministic, set_deterministic, set_tf32};
 pub use bytes::copy_bytes;
+pub use counters::{OperatorCounter, SyncCounter};
 pub use cuda::{cuda_machine, has_kernels_for, open_cuda, CudaDevice, CudaMachine, CUDA_ARCHITECTURES};
 pub use distributed::{on_uncaught_exception, ProcessGroup, Reducer, Store};
 pub use fused_conv::{can_fuse_conv, fused_conv, is_ready_for_conv, ready_for_conv, FusedConv};

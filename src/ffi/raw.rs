@@ -312,6 +312,14 @@ extern "C" {
 
     pub fn mrb_syncs_counted() -> i64;
 
+    pub fn mrb_count_operators(error: *mut Error, on: bool) -> c_int;
+
+    pub fn mrb_operators_counted(
+        error: *mut Error,
+        sink: *mut c_void,
+        take: extern "C" fn(*mut c_void, *const c_char, i64),
+    ) -> c_int;
+
     pub fn mrb_store_new(
         error: *mut Error,
         store: *mut *mut Store,

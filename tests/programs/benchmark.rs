@@ -95,13 +95,18 @@ fn training_steps_are_timed() {
     let file = folder.path().join("report.json");
     let json = file.display().to_string();
     let size = ["--batch", "2", "--image-size", "128x128", "--seed", "1", "--json", &json];
-    let text = succeeds(benchmark(&["--training"]).args(size));
+    let text = succeeds(benchmark(&["--training", "--operators"]).args(size));
     assert!(text.contains("training step"), "{text}");
     let report = report(&file);
     for phase in ["losses", "gradients", "SGD"] {
         assert!(report["phases"][phase].as_f64().is_some_and(|seconds| seconds > 0.0), "{phase}: {report}");
     }
     assert_eq!(report["step_s"].as_array().map(Vec::len), Some(3), "{report}");
+    let operators = report["operators"].as_object().expect("counts by name");
+    let forward_and_backward = ["aten::max_pool2d_with_indices in aten::max_pool2d", "aten::mm in AddmmBackward0"];
+    assert!(forward_and_backward.iter().all(|name| operators.contains_key(*name)), "{report}");
+    let all: i64 = operators.values().filter_map(Value::as_i64).sum();
+    assert!(text.lines().any(|line| line.starts_with("operators ") && line.ends_with(&format!(" {all}"))), "{text}");
     assert!(report["detections"].is_null() && report["batch"] == 2, "{report}");
 }
 

@@ -5,6 +5,7 @@ mod report;
 mod scaling;
 mod training;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -20,7 +21,7 @@ use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
 use crate::data::transforms::{read_image, resize, Normalize, Resize};
 use crate::engine::device::{parse_device, peak_memory_mib, synchronize};
-use crate::ffi;
+use crate::ffi::{self, OperatorCounter, SyncCounter};
 use crate::layers::{FlopCounter, Parameters};
 use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use crate::structures::{to_image_list, BoxList, ImageList, Masker};
@@ -74,6 +75,10 @@ struct Args {
     /// memory beside the model.
     #[arg(long, conflicts_with_all = ["image", "image_size", "batch", "training", "scaling"])]
     loading: bool,
+
+    /// Also lists the operators that libtorch runs for a batch or a training step, and how often.
+    #[arg(long, conflicts_with_all = ["scaling", "loading"])]
+    operators: bool,
 
     /// File for the numbers.
     #[arg(long, value_name = "FILE")]
@@ -164,6 +169,7 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
             phases.time("paste masks", || found.iter().try_for_each(|found| paste(found, original_size)))?;
         }
     }
+    let counted = count(&args, &cfg, device, &model, trainer.as_mut())?;
     let report = Report {
         weights: loaded.file,
         training: args.training,
@@ -173,7 +179,8 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
         detections,
         flop,
         peak_memory_mib: peak_memory_mib(device),
-        waits: if device.is_cuda() { Some(waits(&args, &cfg, device, &model, trainer.as_mut())?) } else { None },
+        waits: counted.waits,
+        operators: counted.operators,
         matrix_product: matrix_product_flops(device),
     };
     report.print();
@@ -183,25 +190,38 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
     }
 }
 
-/// How often a run waits for the GPU, as libtorch counts it.
-fn waits(
+/// What a run does, beside its time.
+struct Counted {
+    /// How often it waits for the GPU, as libtorch counts it.
+    waits: Option<i64>,
+    /// Operators by name.
+    operators: Option<BTreeMap<String, i64>>,
+}
+
+/// One more run, in which is counted what can be counted and was asked for.
+fn count(
     args: &Args,
     cfg: &Config,
     device: Device,
     model: &GeneralizedRcnn,
     trainer: Option<&mut Trainer>,
-) -> Result<i64> {
+) -> Result<Counted> {
+    if !device.is_cuda() && !args.operators {
+        return Ok(Counted { waits: None, operators: None });
+    }
     let mut phases = Phases::new(device);
     let (images, _) = input(args, cfg, device, &mut phases)?;
-    let Some(trainer) = trainer else {
-        let counter = ffi::SyncCounter::start()?;
-        detect(model, &images, &mut phases)?;
-        return Ok(counter.count());
-    };
-    let targets = trainer.targets(&images)?;
-    let counter = ffi::SyncCounter::start()?;
-    trainer.step(model, &images, &targets, &mut phases)?;
-    Ok(counter.count())
+    let targets = trainer.as_ref().map(|trainer| trainer.targets(&images)).transpose()?;
+    let waits = device.is_cuda().then(SyncCounter::start).transpose()?;
+    let operators = args.operators.then(OperatorCounter::start).transpose()?;
+    match (trainer, &targets) {
+        (Some(trainer), Some(targets)) => trainer.step(model, &images, targets, &mut phases)?,
+        _ => drop(detect(model, &images, &mut phases)?),
+    }
+    Ok(Counted {
+        waits: waits.map(|counter| counter.count()),
+        operators: operators.map(|counter| counter.counts()).transpose()?,
+    })
 }
 
 /// The network's input, and the size (width, height) that results are scaled to.

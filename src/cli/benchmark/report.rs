@@ -73,6 +73,8 @@ pub(super) struct Report {
     pub(super) peak_memory_mib: Option<f64>,
     /// For the GPU, in a run of the network or a training step; none on the CPU.
     pub(super) waits: Option<i64>,
+    /// Of libtorch, in a run of the network or a training step, where that was asked for.
+    pub(super) operators: Option<BTreeMap<String, i64>>,
     pub(super) matrix_product: f64,
 }
 
@@ -103,6 +105,12 @@ impl Report {
             say!("{:<20} {gflop:9.1} GFLOP: {:.1} GFLOP/s", "convolutions, linear", gflop / seconds);
         }
         say!("{:<20} {:9.1} GFLOP/s", "matrix product", self.matrix_product / 1e9);
+        if let Some(operators) = &self.operators {
+            say!("{:<20} {:9}", "operators", operators.values().sum::<i64>());
+            let mut by_count: Vec<_> = operators.iter().collect();
+            by_count.sort_by_key(|(_, count)| -**count);
+            by_count.iter().for_each(|(name, count)| say!("{count:10} {name}"));
+        }
     }
 
     pub(super) fn json(&self) -> serde_json::Value {
@@ -114,6 +122,7 @@ impl Report {
             "detections": self.detections,
             "peak_memory_mb": self.peak_memory_mib,
             "waits_for_gpu": self.waits,
+            "operators": self.operators,
             "gflop": self.flop.map(|flop| flop as f64 / 1e9),
             "matrix_product_gflop_per_s": self.matrix_product / 1e9,
             "threads": tch::get_num_threads(),
