@@ -5,6 +5,7 @@ use maskrcnn_benchmark::ffi;
 use maskrcnn_benchmark::layers::dcn::{deform_conv, DeformConvGeometry};
 use maskrcnn_benchmark::layers::{match_by_iou, nms, roi_align, sigmoid_focal_loss, Predictions};
 use maskrcnn_benchmark::solver::{ParamGroup, Sgd};
+use maskrcnn_benchmark::structures::{PolygonCrop, SegmentationMask};
 use tch::{Device, Kind, Tensor};
 
 const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -47,6 +48,28 @@ fn boxes_and_anchors(c: &mut Criterion) {
     on_threads(c, "match_by_iou 100 to 217413", || drop(match_by_iou(&gt, &[100], Predictions::Shared(&anchors))));
 }
 
+/// The mask targets of 128 boxes, each of an outline of 40 points that it holds, on as many threads as they are worth.
+fn mask_targets(c: &mut Criterion) {
+    let boxes = boxes(128);
+    let outlines = Vec::<f32>::try_from(boxes.flatten(0, -1)).expect("numbers");
+    let outline = |corners: &[f32]| {
+        let point = |i: i32| {
+            let (angle, radius) = (f64::from(i) * std::f64::consts::TAU / 40.0, 0.35 + 0.15 * f64::from(i % 3 - 1));
+            let side = |near: f32, far: f32, part: f64| f64::from(near) + f64::from(far - near) * (0.5 + radius * part);
+            [side(corners[0], corners[2], angle.cos()), side(corners[1], corners[3], angle.sin())]
+        };
+        vec![(0..40).flat_map(point).collect()]
+    };
+    let masks = SegmentationMask::from_polygons(outlines.chunks_exact(4).map(outline).collect(), (1088, 800));
+    for number in [1, 32, 128] {
+        let index = Tensor::arange(number, (Kind::Int64, Device::Cpu));
+        let (masks, boxes) = (masks.select(&index).expect("masks"), boxes.narrow(0, 0, number));
+        c.bench_function(&format!("mask targets of {number} polygons, 28x28"), |b| {
+            b.iter(|| masks.crop_and_resize(&boxes, (28, 28), PolygonCrop::Clamped))
+        });
+    }
+}
+
 fn losses_and_convolutions(c: &mut Criterion) {
     let logits = Tensor::randn([100_000, 80], FLOAT);
     let targets = Tensor::randint(81, [100_000], (Kind::Int64, Device::Cpu));
@@ -85,5 +108,5 @@ fn solver(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, pooling, boxes_and_anchors, losses_and_convolutions, solver);
+criterion_group!(benches, pooling, boxes_and_anchors, mask_targets, losses_and_convolutions, solver);
 criterion_main!(benches);

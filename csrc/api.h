@@ -147,6 +147,9 @@ int mrb_autocast_leave(mrb_error* error, const mrb_autocast* before);
 int mrb_tensor_over(mrb_error* error, at::Tensor** output, float* values, const int64_t* sizes, size_t dimensions,
                     void (*release)(void*), void* owner);
 // A tensor of the CPU, copied to a CUDA device over pinned memory: nothing waits until it is there.
+// A float32 tensor on the host in pinned memory; only where CUDA is open.
+int mrb_empty_pinned(mrb_error* error, at::Tensor** output, const int64_t* sizes, size_t dimensions);
+
 int mrb_upload(mrb_error* error, at::Tensor** output, const at::Tensor* tensor, int64_t index);
 // Copies each source into its target, which has its shape: one kernel for many small tensors.
 int mrb_copy_all(mrb_error* error, const at::Tensor* const* targets, const at::Tensor* const* sources, size_t len);

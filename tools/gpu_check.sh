@@ -240,7 +240,7 @@ step() {
 step "machine" 30 "$need_smi" nvidia-smi
 step "environment" 60 nothing "$bin/collect_env"
 # One test at a time: a failure of the device belongs to one of them then.
-step "kernels on CUDA" 300 gpu "$golden_test" cuda::dense_ops cuda::roi_and_nms cuda::layers --nocapture --test-threads 1
+step "kernels on CUDA" 300 gpu "$golden_test" cuda::dense_ops cuda::roi_and_nms cuda::layers cuda::transfer --nocapture --test-threads 1
 step "golden detectors on CUDA" 300 gpu "$golden_test" cuda::models --nocapture --test-threads 1
 
 # ---- training and inference ----

@@ -1,3 +1,4 @@
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
 #include <memory>
@@ -13,10 +14,17 @@ int mrb_tensor_over(mrb_error* error, at::Tensor** output, float* values, const 
   });
 }
 
+int mrb_empty_pinned(mrb_error* error, at::Tensor** output, const int64_t* sizes, size_t dimensions) {
+  return mrb::guarded(error, [&] {
+    const auto options = at::TensorOptions().dtype(at::kFloat).pinned_memory(true);
+    *output = new at::Tensor(at::empty(at::IntArrayRef(sizes, dimensions), options));
+  });
+}
+
 int mrb_upload(mrb_error* error, at::Tensor** output, const at::Tensor* tensor, int64_t index) {
   return mrb::guarded(error, [&] {
     const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(index));
-    // The pinned copy is not used again before the transfer is done: libtorch's allocator sees to that.
+    // Pinned memory is not used again before the transfer is done: libtorch's allocator sees to that.
     *output = new at::Tensor(tensor->pin_memory().to(device, /*non_blocking=*/true));
   });
 }

@@ -97,7 +97,7 @@ impl Program {
 
     /// See [`loader_options`].
     pub(super) fn loader_options<'a>(&self, registries: &'a Registries) -> LoaderOptions<'a> {
-        loader_options(self.seed, registries)
+        loader_options(self.seed, self.device, registries)
     }
 
     /// What [`run_test`](Self::run_test) would fail at after hours of training: how batches are shared, data sets, their
@@ -136,10 +136,11 @@ impl Program {
 }
 
 /// A loader's options for testing; the caller changes what is different for training.
-pub(super) fn loader_options(seed: u64, registries: &Registries) -> LoaderOptions<'_> {
+pub(super) fn loader_options(seed: u64, device: Device, registries: &Registries) -> LoaderOptions<'_> {
     LoaderOptions {
         is_train: false,
         is_for_period: false,
+        device,
         rank: get_rank(),
         world_size: get_world_size(),
         start_iter: 0,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{Map, Value};
+use tch::Device;
 
 use super::collate_batch::Collator;
 use super::datasets::{ConcatDataset, Dataset, DatasetRegistry};
@@ -28,6 +29,8 @@ pub struct LoaderOptions<'a> {
     /// For validation during training (`SOLVER.TEST_PERIOD`): `DATASETS.TEST` together, without images that have no
     /// annotation, as upstream.
     pub is_for_period: bool,
+    /// Where batches will go: those for a GPU lie in pinned memory.
+    pub device: Device,
     /// This process, from 0.
     pub rank: usize,
     /// The number of processes.
@@ -129,7 +132,7 @@ fn make_loader(
         let normalize = Normalize::from_config(cfg)?;
         let size_divisible = cfg.dataloader.size_divisibility;
         let transforms = build_transforms(cfg, options.is_train, options.transforms)?;
-        (transforms, Collator::Images { normalize, size_divisible })
+        (transforms, Collator::Images { normalize, size_divisible, pin_memory: options.device.is_cuda() })
     };
     let workers = usize::try_from(cfg.dataloader.num_workers).context("DATALOADER.NUM_WORKERS cannot be negative")?;
     let seed = state.seed.wrapping_add(options.rank as u64);

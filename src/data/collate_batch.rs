@@ -1,5 +1,8 @@
 //! From the samples of a batch to the network's input (the original's `collate_batch.py`).
 
+use anyhow::{Context, Result};
+use tch::Tensor;
+
 use super::datasets::Sample;
 use super::transforms::{Normalize, RgbImage};
 use crate::ffi;
@@ -22,78 +25,65 @@ pub struct Batch {
 #[derive(Clone, Debug)]
 pub enum Collator {
     /// Normalises the images and pads them to the largest height and width, rounded up to a multiple of
-    /// `size_divisible` where that is positive.
-    Images { normalize: Normalize, size_divisible: i64 },
+    /// `size_divisible` where that is positive. With `pin_memory` (only where CUDA is open) they are written straight into
+    /// pinned memory, from which they go to the GPU without another copy.
+    Images { normalize: Normalize, size_divisible: i64, pin_memory: bool },
     /// Leaves the images as they are: the original's `BBoxAugCollator`.
     Originals,
 }
 
-/// A batch in plain memory, as loader threads make it.
-pub(super) struct PlainBatch {
-    planes: Vec<f32>,
-    /// Number, height and width of the padded images.
-    shape: [usize; 3],
-    sizes_hw: Vec<(i64, i64)>,
-    targets: Vec<BoxList>,
-    indices: Vec<usize>,
-    originals: Vec<RgbImage>,
-}
-
 impl Collator {
-    pub(super) fn collate(&self, samples: Vec<Sample>) -> PlainBatch {
-        let mut batch = PlainBatch {
-            planes: Vec::new(),
-            shape: [0; 3],
-            sizes_hw: Vec::new(),
-            targets: Vec::with_capacity(samples.len()),
-            indices: Vec::with_capacity(samples.len()),
-            originals: Vec::with_capacity(samples.len()),
-        };
-        for sample in samples {
-            batch.targets.push(sample.target);
-            batch.indices.push(sample.index);
-            batch.originals.push(sample.image);
-        }
-        if let Self::Images { normalize, size_divisible } = self {
-            let images = std::mem::take(&mut batch.originals);
-            let divisible = usize::try_from(*size_divisible).unwrap_or(0).max(1);
-            let largest = |side: fn(&RgbImage) -> usize| images.iter().map(side).max().unwrap_or(0);
-            let [height, width] = [largest(|image| image.height), largest(|image| image.width)]
-                .map(|side| side.next_multiple_of(divisible));
-            batch.shape = [images.len(), height, width];
-            batch.planes = vec![0.0; images.len() * 3 * height * width];
-            for (image, planes) in images.iter().zip(batch.planes.chunks_exact_mut((3 * height * width).max(1))) {
-                normalize.write(image, planes, (height, width));
-            }
-            batch.sizes_hw = images.iter().map(|image| (image.height as i64, image.width as i64)).collect();
-        }
-        batch
-    }
-
     /// The batch of these samples.
-    pub fn batch(&self, samples: Vec<Sample>) -> Batch {
-        self.collate(samples).into_batch()
+    ///
+    /// # Errors
+    /// No memory could be pinned.
+    pub fn batch(&self, samples: Vec<Sample>) -> Result<Batch> {
+        let (mut targets, mut indices, mut originals) = (Vec::new(), Vec::new(), Vec::new());
+        for sample in samples {
+            targets.push(sample.target);
+            indices.push(sample.index);
+            originals.push(sample.image);
+        }
+        let images = match self {
+            Self::Images { normalize, size_divisible, pin_memory } => {
+                let images = std::mem::take(&mut originals);
+                let tensors = padded(&images, normalize, *size_divisible, *pin_memory)?;
+                let image_sizes = images.iter().map(|image| (image.height as i64, image.width as i64)).collect();
+                ImageList { tensors, image_sizes }
+            }
+            Self::Originals => ImageList { tensors: ffi::tensor_of(Vec::new(), &[0, 3, 0, 0])?, image_sizes: Vec::new() },
+        };
+        Ok(Batch { images, targets, indices, originals })
     }
 }
 
-impl PlainBatch {
-    pub(super) fn into_batch(self) -> Batch {
-        let [number, height, width] = self.shape.map(|size| size as i64);
-        let tensors = ffi::tensor_of(self.planes, &[number, 3, height, width]).expect("a plane for each channel");
-        Batch {
-            images: ImageList { tensors, image_sizes: self.sizes_hw },
-            targets: self.targets,
-            indices: self.indices,
-            originals: self.originals,
+/// The normalised images in the top left corners of a tensor of zeros. No operator of libtorch is used, whose threads would
+/// come in addition to the loader's.
+fn padded(images: &[RgbImage], normalize: &Normalize, size_divisible: i64, pin_memory: bool) -> Result<Tensor> {
+    let divisible = usize::try_from(size_divisible).unwrap_or(0).max(1);
+    let largest = |side: fn(&RgbImage) -> usize| images.iter().map(side).max().unwrap_or(0);
+    let [height, width] =
+        [largest(|image| image.height), largest(|image| image.width)].map(|side| side.next_multiple_of(divisible));
+    let size = 3 * height * width;
+    let shape = [images.len(), 3, height, width].map(|side| side as i64);
+    let write = |values: &mut [f32]| {
+        for (image, planes) in images.iter().zip(values.chunks_exact_mut(size.max(1))) {
+            normalize.write(image, planes, (height, width));
         }
+    };
+    if pin_memory {
+        return ffi::pinned_tensor(&shape, write).context("pinning memory for a batch");
     }
+    let mut values = vec![0.0; images.len() * size];
+    write(&mut values);
+    ffi::tensor_of(values, &shape)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::structures::{to_image_list, Mode};
-    use tch::{Device, Kind, Tensor};
+    use tch::{Device, Kind};
 
     fn sample(index: usize, width: usize, height: usize) -> Sample {
         let data = (0..width * height * 3).map(|value| (value * 7 + index) as u8).collect();
@@ -109,7 +99,8 @@ mod tests {
             let samples = || vec![sample(4, 9, 5), sample(2, 3, 17)];
             let alone: Vec<Tensor> = samples().iter().map(|sample| normalize.to_tensor(&sample.image)).collect();
             let want = to_image_list(&alone, size_divisible);
-            let got = Collator::Images { normalize: normalize.clone(), size_divisible }.batch(samples());
+            let collator = Collator::Images { normalize: normalize.clone(), size_divisible, pin_memory: false };
+            let got = collator.batch(samples()).unwrap();
             assert_eq!(got.images.tensors, want.tensors);
             assert_eq!(got.images.image_sizes, want.image_sizes);
             assert_eq!(got.indices, [4, 2]);
@@ -119,7 +110,7 @@ mod tests {
 
     #[test]
     fn originals_stay_as_they_are() {
-        let got = Collator::Originals.batch(vec![sample(1, 2, 3)]);
+        let got = Collator::Originals.batch(vec![sample(1, 2, 3)]).unwrap();
         assert_eq!(got.originals, [sample(1, 2, 3).image]);
         assert_eq!(got.images.tensors.size(), [0, 3, 0, 0]);
     }

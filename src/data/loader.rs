@@ -1,7 +1,7 @@
 //! Loading batches ahead of their use in worker threads.
 //!
-//! A worker reads, transforms and collates whole batches in plain memory. Batches come out in the order of the sampler
-//! and augmentations are drawn per image, so neither depends on the number of workers.
+//! A worker reads, transforms and collates whole batches, for a GPU straight into pinned memory. Batches come out in the
+//! order of the sampler and augmentations are drawn per image, so neither depends on the number of workers.
 
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -12,7 +12,7 @@ use anyhow::{anyhow, Context, Result};
 use crossbeam_channel::{bounded, Receiver, Sender};
 use serde::{Deserialize, Serialize};
 
-use super::collate_batch::{Batch, Collator, PlainBatch};
+use super::collate_batch::{Batch, Collator};
 use super::datasets::{Dataset, Sample};
 use super::samplers::{BatchSampler, IterationBasedBatchSampler, Pass};
 use super::transforms::{Compose, Transform, TransformRng};
@@ -56,7 +56,7 @@ struct Source {
 }
 
 type Job = (usize, Pass, Vec<usize>);
-type Loaded = (usize, Result<PlainBatch>);
+type Loaded = (usize, Result<Batch>);
 
 impl DataLoader {
     /// `seed` decides augmentations; `len` is what [`len`](Self::len) reports; without workers, batches are loaded by the
@@ -125,9 +125,9 @@ impl DataLoader {
 }
 
 impl Source {
-    fn load(&self, pass: Pass, indices: &[usize]) -> Result<PlainBatch> {
+    fn load(&self, pass: Pass, indices: &[usize]) -> Result<Batch> {
         let samples = indices.iter().map(|&index| self.sample(pass, index)).collect::<Result<Vec<_>>>()?;
-        Ok(self.collator.collate(samples))
+        self.collator.batch(samples)
     }
 
     fn sample(&self, pass: Pass, index: usize) -> Result<Sample> {
@@ -207,12 +207,12 @@ pub struct Batches {
     /// Batches given to the caller.
     given: usize,
     /// Batches that were ready before their turn.
-    early: BTreeMap<usize, Result<PlainBatch>>,
+    early: BTreeMap<usize, Result<Batch>>,
     ended: bool,
 }
 
 impl Batches {
-    fn load_next(&mut self) -> Option<Result<PlainBatch>> {
+    fn load_next(&mut self) -> Option<Result<Batch>> {
         let Some(workers) = &self.workers else {
             return self.order.next().map(|job| job.and_then(|(pass, indices)| self.source.load(pass, &indices)));
         };
@@ -253,7 +253,7 @@ impl Iterator for Batches {
             self.ended = true;
             self.workers = None;
         }
-        batch.map(|batch| batch.map(PlainBatch::into_batch))
+        batch
     }
 }
 

@@ -13,7 +13,7 @@ use crate::data::evaluation::{
 };
 use crate::data::DataLoader;
 use crate::modeling::detector::GeneralizedRcnn;
-use crate::structures::BoxList;
+use crate::structures::{boxlists_to_device, BoxList};
 use crate::utils::comm::{enter, gather_bytes, get_world_size, main_process_works, synchronize, Phase};
 use crate::utils::progress::Progress;
 use crate::utils::timer::{time_str, Timer};
@@ -114,9 +114,7 @@ pub fn compute_on_dataset(
             im_detect_bbox_aug(model, cfg, &batch.originals, device)?
         };
         timer.toc();
-        for (&index, boxes) in batch.indices.iter().zip(output) {
-            results.push((index, boxes.to_device(Device::Cpu)));
-        }
+        results.extend(batch.indices.iter().copied().zip(boxlists_to_device(&output, Device::Cpu)));
         progress.inc(batch.indices.len() as u64);
     }
     Ok(results)

@@ -14,6 +14,7 @@ use crate::data::{Batch, DataLoader};
 use crate::ffi::Reducer;
 use crate::modeling::detector::{GeneralizedRcnn, Losses};
 use crate::solver::GradScaler;
+use crate::structures::boxlists_to_device;
 use crate::utils::comm::{self, Phase};
 use crate::utils::metric_logger::MetricLogger;
 use crate::utils::miscellaneous::without_backtrace;
@@ -171,7 +172,7 @@ pub fn backward(loss: &Tensor, reducer: Option<&mut Reducer>) -> Result<()> {
 
 fn losses(training: &Training, batch: &Batch) -> Result<Losses> {
     let images = batch.images.to_device(training.device);
-    let targets: Vec<_> = batch.targets.iter().map(|target| target.to_device(training.device)).collect();
+    let targets = boxlists_to_device(&batch.targets, training.device);
     training.model.losses(&images, &targets)
 }
 

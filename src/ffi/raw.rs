@@ -277,6 +277,13 @@ extern "C" {
         owner: *mut c_void,
     ) -> c_int;
 
+    pub fn mrb_empty_pinned(
+        error: *mut Error,
+        output: *mut *mut C_tensor,
+        sizes: *const i64,
+        dimensions: usize,
+    ) -> c_int;
+
     pub fn mrb_upload(error: *mut Error, output: *mut *mut C_tensor, tensor: *const C_tensor, index: i64) -> c_int;
 
     pub fn mrb_copy_all(

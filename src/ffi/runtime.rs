@@ -56,7 +56,30 @@ pub fn tensor_of(values: Vec<f32>, shape: &[i64]) -> Result<Tensor> {
     })
 }
 
-/// A copy on the CUDA device of this number, over pinned memory, so that the program does not wait until it is there.
+/// A float32 tensor on the CPU whose values `write` puts over zeros, in pinned memory, from which [`upload`] copies to a GPU
+/// without another copy. Any thread may call this; the GPU is not waited for.
+///
+/// # Errors
+/// CUDA is not open, or there is no memory left to pin.
+pub fn pinned_tensor(shape: &[i64], write: impl FnOnce(&mut [f32])) -> Result<Tensor> {
+    let sizes = shape.as_ptr();
+    // SAFETY: the shape lives for the call; the error and output come from `call_for_tensor`.
+    let tensor =
+        call_for_tensor(|error, output| unsafe { raw::mrb_empty_pinned(error, output, sizes, shape.len()) })?;
+    let (values, number) = (tensor.data_ptr().cast::<f32>(), tensor.numel());
+    if number > 0 {
+        // SAFETY: the memory of a dense float tensor that nobody else has seen; every value is set before the slice is
+        // made.
+        write(unsafe {
+            values.write_bytes(0, number);
+            std::slice::from_raw_parts_mut(values, number)
+        });
+    }
+    Ok(tensor)
+}
+
+/// A copy on the CUDA device of this number, over pinned memory (where the tensor is there already, no other is needed), so
+/// that the program does not wait until it is there.
 ///
 /// # Errors
 /// There is no such device, or the tensor is not on the CPU or empty.
@@ -191,6 +214,13 @@ mod tests {
         assert_eq!(Vec::<f32>::try_from(view).unwrap(), [4.0, 5.0, 6.0]);
         assert_eq!(tensor_of(Vec::new(), &[0, 3, 0, 0]).unwrap().size(), [0, 3, 0, 0]);
         assert!(tensor_of(vec![0.0], &[2]).is_err());
+    }
+
+    #[test]
+    fn without_cuda_no_memory_is_pinned() {
+        if !tch::Cuda::is_available() {
+            assert!(pinned_tensor(&[2, 3], |_| panic!("there is nothing to write to")).is_err());
+        }
     }
 
     #[test]

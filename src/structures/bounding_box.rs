@@ -265,13 +265,18 @@ impl BoxList {
 
     /// The list with every tensor on `device`. Masks stay on the CPU, as in the original.
     pub fn to_device(&self, device: Device) -> BoxList {
+        self.map_tensors(&mut |tensor| to_device(tensor, device))
+    }
+
+    /// With every tensor changed, always in the same order. Masks stay.
+    pub(super) fn map_tensors(&self, change: &mut impl FnMut(&Tensor) -> Tensor) -> BoxList {
+        let changed = Self::with_exact_size(change(&self.bbox), self.size, self.mode);
         let fields = self.fields.map(|field| match field {
-            Field::Tensor(t) => Field::Tensor(to_device(t, device)),
+            Field::Tensor(t) => Field::Tensor(change(t)),
             Field::Masks(m) => Field::Masks(m.shallow_clone()),
-            Field::Keypoints(k) => Field::Keypoints(k.to_device(device)),
+            Field::Keypoints(k) => Field::Keypoints(k.map_tensors(change)),
         });
-        let moved = Self::with_exact_size(to_device(&self.bbox, device), self.size, self.mode);
-        BoxList { fields, ..moved }
+        BoxList { fields, ..changed }
     }
 
     /// The boxes at these positions, with their fields: Python's `boxlist[index]`.

@@ -98,7 +98,7 @@ impl<T> Fields<T> {
     }
 
     /// The same names with other values.
-    pub(super) fn map(&self, change: impl Fn(&T) -> T) -> Self {
+    pub(super) fn map(&self, mut change: impl FnMut(&T) -> T) -> Self {
         Self(self.0.iter().map(|(name, value)| (name.clone(), change(value))).collect())
     }
 

@@ -225,8 +225,13 @@ impl Keypoints {
 
     /// The keypoints and their fields on `device`.
     pub fn to_device(&self, device: Device) -> Keypoints {
-        let fields = self.fields.map(|field| to_device(field, device));
-        Keypoints { fields, ..self.with(to_device(&self.keypoints, device), self.size) }
+        self.map_tensors(&mut |tensor| to_device(tensor, device))
+    }
+
+    /// With every tensor changed, always in the same order.
+    pub(super) fn map_tensors(&self, change: &mut impl FnMut(&Tensor) -> Tensor) -> Keypoints {
+        let keypoints = change(&self.keypoints);
+        Keypoints { fields: self.fields.map(change), ..self.with(keypoints, self.size) }
     }
 
     /// The instances at these positions (int64) or where the mask (bool, uint8) is set.

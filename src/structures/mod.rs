@@ -21,4 +21,4 @@ pub use image_list::{to_image_list, ImageList};
 pub use keypoint::{keypoints_to_heat_map, Keypoints, Skeleton, PERSON_KEYPOINTS};
 pub use mask_paste::{paste_mask_in_image, paste_probabilities, Masker};
 pub use segmentation_mask::{MaskMode, PolygonCrop, PolygonInstance, SegmentationMask};
-pub use transfer::to_device;
+pub use transfer::{boxlists_to_device, to_device};

@@ -34,10 +34,16 @@ pub fn decode(rle: &Rle) -> Tensor {
 
 /// The mask as bytes, row by row.
 pub fn decode_rows(rle: &Rle) -> Vec<u8> {
+    let mut rows = vec![0; rle.h as usize * rle.w as usize];
+    set_rows(rle, &mut rows);
+    rows
+}
+
+/// Sets the pixels of the mask to 1 among the bytes of an image of its size, row by row.
+pub(super) fn set_rows(rle: &Rle, rows: &mut [u8]) {
     let (height, width) = (rle.h as usize, rle.w as usize);
-    let mut rows = vec![0u8; height * width];
     if rows.is_empty() {
-        return rows;
+        return;
     }
     let mut start = 0usize;
     for (i, &count) in rle.counts.iter().enumerate() {
@@ -54,7 +60,6 @@ pub fn decode_rows(rle: &Rle) -> Vec<u8> {
         }
         start = end;
     }
-    rows
 }
 
 /// The number of foreground pixels.

@@ -62,6 +62,7 @@ fn member(cfg: &Config, seed: u64, rank: usize) -> (Parameters, GeneralizedRcnn,
     let options = LoaderOptions {
         is_train: true,
         is_for_period: false,
+        device: Device::Cpu,
         rank,
         world_size: 2,
         start_iter: 0,

@@ -18,6 +18,7 @@ use crate::engine::trainer::{backward, total};
 use crate::layers::Parameters;
 use crate::modeling::detector::GeneralizedRcnn;
 use crate::solver::{make_optimizer, Sgd};
+use crate::structures::boxlists_to_device;
 use crate::utils::atomic_file::write_atomically;
 use crate::utils::comm;
 
@@ -44,7 +45,8 @@ pub(super) fn scaling(
     let trained = optimizer.parameters();
     let gradients: usize = trained.iter().map(|(_, tensor)| tensor.numel() * tensor.kind().elt_size_in_bytes()).sum();
     let mut reducer = comm::reducer(&trained)?;
-    let options = LoaderOptions { is_train: true, ..loader_options(args.config.seed.unwrap_or(0), registries) };
+    let options = loader_options(args.config.seed.unwrap_or(0), device, registries);
+    let options = LoaderOptions { is_train: true, ..options };
     let loader = make_data_loader(cfg, &options)?.pop().context("DATASETS.TRAIN names no data set")?;
 
     let mut phases = Phases::waiting(device);
@@ -66,7 +68,7 @@ pub(super) fn scaling(
                 comm::together("preparing a step", || reducer.prepare_for_forward())?;
             }
             let loss = phases.time("forward", || {
-                let targets: Vec<_> = batch.targets.iter().map(|target| target.to_device(device)).collect();
+                let targets = boxlists_to_device(&batch.targets, device);
                 let losses = model.losses(&batch.images.to_device(device), &targets)?;
                 let values = losses.iter().map(|(name, loss)| (name.as_str(), loss.double_value(&[]))).collect();
                 comm::reduce_dicts(&[values])?;

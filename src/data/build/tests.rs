@@ -64,6 +64,7 @@ impl OnDisk {
         let mut options = LoaderOptions {
             is_train: true,
             is_for_period: false,
+            device: Device::Cpu,
             rank: 0,
             world_size: 1,
             start_iter: 0,

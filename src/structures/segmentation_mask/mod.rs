@@ -40,6 +40,9 @@ enum Instances {
     Binary(Tensor),
 }
 
+/// Crops of polygons that a thread takes at least.
+const CROPS_PER_THREAD: usize = 32;
+
 /// The masks of the instances of one image.
 ///
 /// Polygons with fewer than three points are dropped, and instances without polygons too, so there can be fewer
@@ -305,12 +308,16 @@ impl SegmentationMask {
             return Ok(Tensor::zeros([0, height, width], (Kind::Bool, tch::Device::Cpu)));
         }
         ensure!((width as f64, height as f64) == self.size, "{self:?} has no whole size: no mask");
-        let rows: Result<Vec<Vec<u8>>> = instances.iter().map(|i| i.rasterized((width, height))).collect();
-        Ok(Tensor::from_slice(&rows?.concat()).view([instances.len() as i64, height, width]))
+        let size = (width * height) as usize;
+        let mut pixels = vec![0; instances.len() * size];
+        for (instance, pixels) in instances.iter().zip(pixels.chunks_exact_mut(size.max(1))) {
+            instance.draw((width, height), pixels)?;
+        }
+        Ok(Tensor::from_slice(&pixels).view([instances.len() as i64, height, width]))
     }
 
     /// The mask of instance `i` within box `i`, at `size` `(width, height)`: crop, resize and conversion to pixels of
-    /// each pair, which is what mask targets need, in parallel for polygons.
+    /// each pair, which is what mask targets need; polygons in parallel where there are many.
     ///
     /// # Shapes
     /// `boxes`: `[N, 4]` corners for `N` instances; returns `[N, height, width]` (uint8 for polygons, else the kind of
@@ -327,11 +334,13 @@ impl SegmentationMask {
             Instances::Polygons(instances) => {
                 let (width, height) = size;
                 let image_size = self.size;
-                let one = |(i, instance): (usize, &Arc<PolygonInstance>)| {
-                    polygons::target(instance, corners(i), image_size, size, rule)
-                };
-                let rows: Result<Vec<Vec<u8>>> = instances.par_iter().enumerate().map(one).collect();
-                Ok(Tensor::from_slice(&rows?.concat()).view([number as i64, height, width]))
+                let area = (width * height) as usize;
+                let mut pixels = vec![0; number * area];
+                let targets = pixels.par_chunks_exact_mut(area.max(1)).zip(instances).enumerate();
+                targets.with_min_len(CROPS_PER_THREAD).try_for_each(|(i, (pixels, instance))| {
+                    polygons::target(instance, corners(i), image_size, size, rule, pixels)
+                })?;
+                Ok(Tensor::from_slice(&pixels).view([number as i64, height, width]))
             }
             Instances::Binary(masks) => {
                 let mut resized = Vec::with_capacity(number);

@@ -48,11 +48,23 @@ impl PolygonInstance {
         self.map(|i, c| c * ratio[i])
     }
 
-    /// The union of the polygons as 0 and 1, row by row.
-    pub(super) fn rasterized(&self, size: (i64, i64)) -> Result<Vec<u8>> {
-        let polygons: Vec<Vec<f64>> = self.polygons.iter().map(|p| p.iter().map(|&c| c.into()).collect()).collect();
-        Ok(rle::decode_rows(&rle::from_polygons(&polygons, (size.1, size.0))?))
+    /// Draws the union of the polygons as 1 over zeros, row by row.
+    pub(super) fn draw(&self, size: (i64, i64), pixels: &mut [u8]) -> Result<()> {
+        draw(&self.polygons, |_, c| c, size, pixels)
     }
+}
+
+/// Draws the union of polygons whose coordinates (on axis 0, x, or 1, y) are changed before.
+fn draw(
+    polygons: &[Vec<f32>],
+    change: impl Fn(usize, f32) -> f32,
+    (width, height): (i64, i64),
+    pixels: &mut [u8],
+) -> Result<()> {
+    let changed = |p: &Vec<f32>| p.iter().enumerate().map(|(i, &c)| change(i % 2, c).into()).collect();
+    let polygons: Vec<Vec<f64>> = polygons.iter().map(changed).collect();
+    rle::set_rows(&rle::from_polygons(&polygons, (height, width))?, pixels);
+    Ok(())
 }
 
 /// The shift and the resulting size of a crop.
@@ -70,7 +82,7 @@ pub(super) fn crop_shift(r#box: [f64; 4], size: (f64, f64), rule: PolygonCrop) -
     }
 }
 
-/// The mask of one instance within a box, at a fixed size. The sides of the box are taken in float32, as in the
+/// Draws the mask of one instance within a box, at a fixed size, as 1 over zeros. The sides of the box are taken in float32, as in the
 /// original's mask loss, where the box is a row of the proposals' tensor.
 pub(super) fn target(
     instance: &PolygonInstance,
@@ -78,7 +90,8 @@ pub(super) fn target(
     size: (f64, f64),
     target_size: (i64, i64),
     rule: PolygonCrop,
-) -> Result<Vec<u8>> {
+    pixels: &mut [u8],
+) -> Result<()> {
     let [x1, y1, x2, y2] = r#box;
     let (shift, _) = crop_shift(r#box.map(f64::from), size, rule)?;
     let mut sides = (x2 - x1, y2 - y1);
@@ -87,5 +100,6 @@ pub(super) fn target(
     }
     ensure!(sides.0 != 0.0 && sides.1 != 0.0, "box {:?} has zero size: no mask within it", r#box);
     let ratio = (target_size.0 as f64 / f64::from(sides.0), target_size.1 as f64 / f64::from(sides.1));
-    instance.shifted(shift).scaled(ratio).rasterized(target_size)
+    let (shift, ratio) = ([shift.0 as f32, shift.1 as f32], [ratio.0 as f32, ratio.1 as f32]);
+    draw(&instance.polygons, |axis, c| (c - shift[axis]) * ratio[axis], target_size, pixels)
 }

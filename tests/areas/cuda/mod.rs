@@ -5,6 +5,7 @@ mod layers;
 mod models;
 mod nccl;
 pub mod roi_and_nms;
+mod transfer;
 
 use maskrcnn_benchmark::engine::device::parse_device;
 use maskrcnn_benchmark::ffi;

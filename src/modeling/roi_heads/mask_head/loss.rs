@@ -13,21 +13,15 @@ use crate::structures::{to_device, BoxList, PolygonCrop, SegmentationMask};
 /// so the two agree here.
 ///
 /// # Shapes
-/// One mask and one box (xyxy) per row → `[P, size, size]` float32 on the device of the boxes.
+/// One mask and one box (xyxy) per row → `[P, size, size]` on the CPU, uint8 for polygons, else the kind of the masks.
 ///
 /// # Errors
-/// Fewer masks than boxes.
+/// Other numbers of masks and boxes.
 pub fn project_masks_on_boxes(masks: &SegmentationMask, boxes: &Tensor, size: i64) -> Result<Tensor> {
-    if boxes.size()[0] == 0 {
-        return Ok(Tensor::zeros([0, size, size], (Kind::Float, boxes.device())));
-    }
-    let corners = boxes.unbind(1);
+    let (near, far) = (boxes.narrow(1, 0, 2), boxes.narrow(1, 2, 2));
     // Without the + 1 of inclusive corners a box one pixel wide has no width, which the original cannot resize.
-    let far = |near: &Tensor, far: &Tensor| far.where_self(&far.gt_tensor(near), &(near + 1.0));
-    let (right, bottom) = (far(&corners[0], &corners[2]), far(&corners[1], &corners[3]));
-    let crops = Tensor::stack(&[&corners[0], &corners[1], &right, &bottom], 1).to_device(Device::Cpu);
-    let pixels = masks.crop_and_resize(&crops, (size, size), PolygonCrop::default())?;
-    Ok(pixels.to_kind(Kind::Float).to_device(boxes.device()))
+    let far = far.where_self(&far.gt_tensor(&near), &(&near + 1.0));
+    masks.crop_and_resize(&Tensor::cat(&[near, far], 1), (size, size), PolygonCrop::default())
 }
 
 /// Makes the mask targets of positive proposals and compares them with the logits.
@@ -45,7 +39,7 @@ impl MaskRcnnLossComputation {
     /// The targets of positive proposals of each image, on the CPU.
     ///
     /// # Shapes
-    /// `[P, M, M]` of 0 and 1 for each image, float32.
+    /// `[P, M, M]` of 0 and 1 for each image, of the kind that [`project_masks_on_boxes`] gives.
     ///
     /// # Errors
     /// Ground truth without the field `masks`, or with fewer masks than boxes.
@@ -61,7 +55,7 @@ impl MaskRcnnLossComputation {
             .zip(targets)
             .map(|(rows, target)| {
                 if rows.size()[0] == 0 {
-                    let options = (Kind::Float, Device::Cpu);
+                    let options = (Kind::Uint8, Device::Cpu);
                     return Ok(Tensor::zeros([0, self.discretization_size, self.discretization_size], options));
                 }
                 let masks = target.masks().context("masks are needed to train MODEL.MASK_ON")?;
@@ -80,6 +74,7 @@ impl MaskRcnnLossComputation {
     /// # Errors
     /// As [`prepare_targets`](Self::prepare_targets); proposals that the box head has not sampled.
     pub fn loss(&self, positives: &[BoxList], mask_logits: &Tensor, targets: &[BoxList]) -> Result<Tensor> {
+        // They go to the device as bytes, a quarter of what they are as numbers.
         let mask_targets = to_device(&cat(&self.prepare_targets(positives, targets)?, 0), mask_logits.device());
         if mask_targets.numel() == 0 {
             return Ok(zero_loss(mask_logits));
@@ -87,6 +82,6 @@ impl MaskRcnnLossComputation {
         let labels = all_of_field(positives, "labels")?;
         let row = Tensor::arange(labels.size()[0], (Kind::Int64, labels.device()));
         let logits = full_precision(&mask_logits.index(&[Some(row), Some(labels)]));
-        Ok(logits.binary_cross_entropy_with_logits::<Tensor>(&mask_targets, None, None, Reduction::Mean))
+        Ok(logits.binary_cross_entropy_with_logits::<Tensor>(&mask_targets.to_kind(Kind::Float), None, None, Reduction::Mean))
     }
 }
