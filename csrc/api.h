@@ -147,6 +147,10 @@ int mrb_autocast_leave(mrb_error* error, const mrb_autocast* before);
 int mrb_tensor_over(mrb_error* error, at::Tensor** output, float* values, const int64_t* sizes, size_t dimensions,
                     void (*release)(void*), void* owner);
 // A tensor of the CPU, copied to a CUDA device over pinned memory: nothing waits until it is there.
+// Along the first dimension; where the tensors are parts of one memory, in its order, without gaps and without gradients,
+// the output is a view of it.
+int mrb_cat_rows(mrb_error* error, at::Tensor** output, const at::Tensor* const* tensors, size_t len);
+
 // A float32 tensor on the host in pinned memory; only where CUDA is open.
 int mrb_empty_pinned(mrb_error* error, at::Tensor** output, const int64_t* sizes, size_t dimensions);
 

@@ -51,7 +51,9 @@ impl Collator {
                 let image_sizes = images.iter().map(|image| (image.height as i64, image.width as i64)).collect();
                 ImageList { tensors, image_sizes }
             }
-            Self::Originals => ImageList { tensors: ffi::tensor_of(Vec::new(), &[0, 3, 0, 0])?, image_sizes: Vec::new() },
+            Self::Originals => {
+                ImageList { tensors: ffi::tensor_of(Vec::new(), &[0, 3, 0, 0])?, image_sizes: Vec::new() }
+            }
         };
         Ok(Batch { images, targets, indices, originals })
     }

@@ -26,7 +26,7 @@ pub use ops::{
 pub use optim::{clear_gradients, copy_all, sgd_step, unscale_gradients, SgdParameter};
 pub use raw::{DeformConvGeometry, DeformRoiPoolGeometry};
 pub use runtime::{
-    channels_last, is_channels_last, keep_freed_memory, nchw, pinned_tensor, tensor_of, upload, Generator,
+    cat_rows, channels_last, is_channels_last, keep_freed_memory, nchw, pinned_tensor, tensor_of, upload, Generator,
 };
 
 use std::ffi::{c_int, CStr};

@@ -277,6 +277,13 @@ extern "C" {
         owner: *mut c_void,
     ) -> c_int;
 
+    pub fn mrb_cat_rows(
+        error: *mut Error,
+        output: *mut *mut C_tensor,
+        tensors: *const *const C_tensor,
+        len: usize,
+    ) -> c_int;
+
     pub fn mrb_empty_pinned(
         error: *mut Error,
         output: *mut *mut C_tensor,

@@ -35,6 +35,18 @@ pub fn is_channels_last(tensor: &Tensor) -> bool {
     unsafe { raw::mrb_is_channels_last(tensor.as_ptr()) }
 }
 
+/// The tensors concatenated along their first dimension. Where they are parts of one memory, in its order and without gaps
+/// (what `split` gave), and no gradients go through them, this is a view of it, and nothing is copied.
+///
+/// # Errors
+/// No tensor, or rows of several sizes.
+pub fn cat_rows(tensors: &[Tensor]) -> Result<Tensor> {
+    let handles: Vec<_> = tensors.iter().map(|tensor| tensor.as_ptr()).collect();
+    // SAFETY: the handles come from live borrowed tensors, which the function does not change; the error and output come
+    // from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe { raw::mrb_cat_rows(error, output, handles.as_ptr(), handles.len()) })
+}
+
 /// A tensor of these values, which it takes over without a copy.
 ///
 /// # Errors
@@ -64,8 +76,7 @@ pub fn tensor_of(values: Vec<f32>, shape: &[i64]) -> Result<Tensor> {
 pub fn pinned_tensor(shape: &[i64], write: impl FnOnce(&mut [f32])) -> Result<Tensor> {
     let sizes = shape.as_ptr();
     // SAFETY: the shape lives for the call; the error and output come from `call_for_tensor`.
-    let tensor =
-        call_for_tensor(|error, output| unsafe { raw::mrb_empty_pinned(error, output, sizes, shape.len()) })?;
+    let tensor = call_for_tensor(|error, output| unsafe { raw::mrb_empty_pinned(error, output, sizes, shape.len()) })?;
     let (values, number) = (tensor.data_ptr().cast::<f32>(), tensor.numel());
     if number > 0 {
         // SAFETY: the memory of a dense float tensor that nobody else has seen; every value is set before the slice is
@@ -201,6 +212,43 @@ mod tests {
         assert_eq!(last.stride(), [60, 1, 15, 3]);
         assert_eq!(last, x);
         assert_eq!(nchw(&last).stride(), x.stride());
+    }
+
+    #[test]
+    fn rows_that_lie_end_to_end_are_not_copied() {
+        let whole = Tensor::arange(24, (Kind::Float, Device::Cpu)).view([8, 3]);
+        let none = Tensor::zeros([0, 3], (Kind::Float, Device::Cpu));
+        let check = |parts: &[Tensor], view_from: Option<i64>| {
+            let got = cat_rows(parts).unwrap();
+            assert_eq!(got, Tensor::cat(parts, 0));
+            match view_from {
+                Some(row) => assert_eq!(got.data_ptr(), whole.get(row).data_ptr()),
+                None => assert!((0..8).all(|row| got.data_ptr() != whole.get(row).data_ptr())),
+            }
+        };
+        let parts = |rows: &[(i64, i64)]| -> Vec<Tensor> {
+            rows.iter().map(|&(start, length)| whole.narrow(0, start, length)).collect()
+        };
+        check(&whole.split_with_sizes([3, 0, 4, 1], 0), Some(0));
+        check(&[whole.narrow(0, 2, 1), none.shallow_clone(), whole.narrow(0, 3, 4)], Some(2));
+        // A gap, another order, twice the same, columns, other memory, nothing at all.
+        check(&parts(&[(0, 2), (3, 2)]), None);
+        check(&parts(&[(4, 4), (0, 4)]), None);
+        check(&parts(&[(0, 2), (0, 2)]), None);
+        check(&[whole.narrow(1, 0, 2), whole.narrow(1, 1, 2)], None);
+        check(&[whole.narrow(0, 0, 4), whole.narrow(0, 4, 4).copy()], None);
+        check(&[none.shallow_clone(), none.shallow_clone()], None);
+        let other_kind = [whole.narrow(0, 0, 4), whole.narrow(0, 4, 4).to_kind(Kind::Double)];
+        assert_eq!(cat_rows(&other_kind).unwrap().kind(), Kind::Double);
+        assert!(cat_rows(&[]).is_err() && cat_rows(&[whole.narrow(1, 0, 2), whole.shallow_clone()]).is_err());
+    }
+
+    #[test]
+    fn gradients_go_back_to_each_of_the_rows() {
+        let leaf = Tensor::ones([4, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let joined = cat_rows(&leaf.split_with_sizes([1, 3], 0)).unwrap();
+        (joined * Tensor::arange(8, (Kind::Float, Device::Cpu)).view([4, 2])).sum(Kind::Float).backward();
+        assert_eq!(leaf.grad(), Tensor::arange(8, (Kind::Float, Device::Cpu)).view([4, 2]));
     }
 
     #[test]

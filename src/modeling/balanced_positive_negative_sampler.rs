@@ -1,9 +1,10 @@
 //! Draws training samples with a fixed share of positives.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::batch::{indices_of_all, Rows};
 use super::utils::cat;
+use crate::structures::to_device;
 
 /// Draws at most `batch_size_per_image` samples of each image, of which at most `positive_fraction` are positive.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,21 +13,48 @@ pub struct BalancedPositiveNegativeSampler {
     positive_fraction: f64,
 }
 
-/// The samples drawn for one image: indices into its labels, int64, ascending.
+/// The samples drawn for a batch: rows among those of all images laid end to end, int64, ascending.
 #[derive(Debug)]
 pub struct Sampled {
     /// The chosen positives, `[P]`.
     pub positive: Tensor,
+    /// How many of them are each image's.
+    pub positive_rows: Rows,
     /// The chosen negatives, `[N]`.
     pub negative: Tensor,
+    /// How many of them are each image's.
+    pub negative_rows: Rows,
 }
 
-/// The samples of all images, counted over the images' rows laid end to end and ascending, and how many are each image's.
-pub fn all_samples(sampled: &[Sampled], rows: &Rows) -> (Tensor, Rows) {
-    let of_both = |sampled: &Sampled| [sampled.positive.shallow_clone(), sampled.negative.shallow_clone()];
-    let parts: Vec<Tensor> = sampled.iter().flat_map(of_both).collect();
-    let chosen = Rows::new(parts.chunks(2).map(|pair| pair[0].size()[0] + pair[1].size()[0]));
-    (chosen.shift(&cat(&parts, 0), &rows.starts()).sort(0, false).0, chosen)
+impl Sampled {
+    /// The samples of each image, counted over all of them.
+    fn of_images(positive: &[Tensor], negative: &[Tensor]) -> Self {
+        let joined = |parts: &[Tensor]| match parts {
+            [] => Tensor::zeros([0], (Kind::Int64, Device::Cpu)),
+            parts => cat(parts, 0),
+        };
+        Self {
+            positive: joined(positive),
+            positive_rows: Rows::of(positive),
+            negative: joined(negative),
+            negative_rows: Rows::of(negative),
+        }
+    }
+
+    /// Positives and negatives together, `[P + N]` ascending, and how many are each image's.
+    pub fn all(&self) -> (Tensor, Rows) {
+        let lengths = self.positive_rows.lengths().iter().zip(self.negative_rows.lengths());
+        let rows = Rows::new(lengths.map(|(positive, negative)| positive + negative));
+        (Tensor::cat(&[&self.positive, &self.negative], 0).sort(0, false).0, rows)
+    }
+
+    /// Positives and negatives of each image, counted in its own rows, of which there are `rows`.
+    pub fn of_each(&self, rows: &Rows) -> Vec<[Tensor; 2]> {
+        let before: Vec<i64> = rows.starts().iter().map(|start| -start).collect();
+        let positive = self.positive_rows.split(&self.positive_rows.shift(&self.positive, &before));
+        let negative = self.negative_rows.split(&self.negative_rows.shift(&self.negative, &before));
+        positive.into_iter().zip(negative).map(|(positive, negative)| [positive, negative]).collect()
+    }
 }
 
 impl BalancedPositiveNegativeSampler {
@@ -43,50 +71,57 @@ impl BalancedPositiveNegativeSampler {
     ///
     /// # Shapes
     /// `labels`: one `[N]` per image, at least 1 for positives, 0 for negatives, below 0 for what is ignored.
-    pub fn sample<'a>(&self, labels: impl IntoIterator<Item = &'a Tensor>) -> Vec<Sampled> {
-        let labels: Vec<&Tensor> = labels.into_iter().collect();
+    pub fn sample<'a>(&self, labels: impl IntoIterator<Item = &'a Tensor>) -> Sampled {
+        let labels: Vec<Tensor> = labels.into_iter().map(Tensor::shallow_clone).collect();
         if labels.first().is_some_and(|labels| labels.device().is_cuda()) {
             return self.draw_together(&labels);
         }
-        let masks: Vec<Tensor> = labels.iter().copied().flat_map(|labels| [labels.ge(1), labels.eq(0)]).collect();
-        indices_of_all(&masks).chunks_exact(2).map(|pair| self.draw(&pair[0], &pair[1])).collect()
+        let masks: Vec<Tensor> = labels.iter().flat_map(|labels| [labels.ge(1), labels.eq(0)]).collect();
+        let candidates = indices_of_all(&masks);
+        let images = candidates.chunks_exact(2).zip(Rows::of(&labels).starts());
+        let drawn = images.map(|(pair, start)| self.draw(&(&pair[0] + start), &(&pair[1] + start)));
+        let (positive, negative): (Vec<_>, Vec<_>) = drawn.unzip();
+        Sampled::of_images(&positive, &negative)
     }
 
-    /// Every label gets a random number; the candidates with the greatest numbers are the samples.
-    fn draw_together(&self, labels: &[&Tensor]) -> Vec<Sampled> {
-        let padded = Tensor::pad_sequence(labels, true, -1.0, "right");
-        let (images, length) = padded.size2().expect("labels are one-dimensional");
+    /// Every label gets a random number; the candidates with the greatest numbers are the samples. Positives and negatives
+    /// of all images are rows of the same operators.
+    fn draw_together(&self, labels: &[Tensor]) -> Sampled {
+        let rows = Rows::of(labels);
+        let (images, length) = (labels.len() as i64, rows.lengths().iter().copied().max().unwrap_or(0));
+        let (padded, starts) = if rows.total() == images * length {
+            let options = (Kind::Int64, labels[0].device());
+            (cat(labels, 0).view([images, length]), Tensor::arange(images, options) * length)
+        } else {
+            let starts = to_device(&Tensor::from_slice(&rows.starts()), labels[0].device());
+            (Tensor::pad_sequence(labels, true, -1.0, "right"), starts)
+        };
         #[cfg(test)]
         crate::utils::testing::check_is_held();
         let numbers = Tensor::rand([images, length], (Kind::Float, padded.device()));
-        let masks = [padded.ge(1), padded.eq(0)];
-        let available = masks.each_ref().map(|mask| mask.sum_dim_intlist([1i64].as_slice(), false, Kind::Int64));
-        let num_positive = available[0].clamp_max(self.most_positives());
-        let num_negative = (self.batch_size_per_image - &num_positive).minimum(&available[1]);
-        let drawn = |mask: &Tensor, number: &Tensor, most: i64| {
-            let places = numbers.where_scalarother(mask, -1.0).topk(most.min(length), 1, true, true).1;
-            let rank = Tensor::arange(places.size()[1], (Kind::Int64, places.device()));
-            places.masked_fill(&rank.ge_tensor(&number.unsqueeze(1)), i64::MAX).sort(1, false).0
-        };
-        let positive = drawn(&masks[0], &num_positive, self.most_positives());
-        let negative = drawn(&masks[1], &num_negative, self.batch_size_per_image);
-        let counts = Tensor::stack(&[num_positive, num_negative], 1).flatten(0, -1);
-        let counts = Vec::<i64>::try_from(counts).expect("two numbers for each image");
-        let row = |places: &Tensor, image: i64, count: i64| places.get(image).narrow(0, 0, count);
-        let images = (0..).zip(counts.chunks_exact(2));
-        images
-            .map(|(image, count)| Sampled {
-                positive: row(&positive, image, count[0]),
-                negative: row(&negative, image, count[1]),
-            })
-            .collect()
+        // [2, images, length]
+        let candidates = Tensor::stack(&[padded.ge(1), padded.eq(0)], 0);
+        let available = candidates.sum_dim_intlist([2i64].as_slice(), false, Kind::Int64);
+        let num_positive = available.get(0).clamp_max(self.most_positives());
+        let num_negative = (self.batch_size_per_image - &num_positive).minimum(&available.get(1));
+        let drawn = Tensor::stack(&[num_positive, num_negative], 0);
+        let most = self.batch_size_per_image.min(length);
+        let places = numbers.where_scalarother(&candidates, -1.0).topk(most, 2, true, true).1;
+        let rank = Tensor::arange(most, (Kind::Int64, places.device()));
+        let places = places + starts.unsqueeze(1);
+        let places = places.masked_fill(&rank.ge_tensor(&drawn.unsqueeze(2)), i64::MAX).sort(2, false).0;
+        let counts = Vec::<i64>::try_from(drawn.flatten(0, -1)).expect("two numbers for each image");
+        let each = places.flatten(0, 1).unbind(0);
+        let each: Vec<Tensor> = each.iter().zip(counts).map(|(places, count)| places.narrow(0, 0, count)).collect();
+        let (positive, negative) = each.split_at(labels.len());
+        Sampled::of_images(positive, negative)
     }
 
     fn most_positives(&self) -> i64 {
         (self.batch_size_per_image as f64 * self.positive_fraction) as i64
     }
 
-    fn draw(&self, positive: &Tensor, negative: &Tensor) -> Sampled {
+    fn draw(&self, positive: &Tensor, negative: &Tensor) -> (Tensor, Tensor) {
         let num_positive = self.most_positives().min(positive.size()[0]);
         let num_negative = (self.batch_size_per_image - num_positive).min(negative.size()[0]);
         #[cfg(test)]
@@ -95,9 +130,7 @@ impl BalancedPositiveNegativeSampler {
             let order = Tensor::randperm(candidates.size()[0], (Kind::Int64, candidates.device()));
             candidates.index_select(0, &order.narrow(0, 0, number)).sort(0, false).0
         };
-        let positive = draw(positive, num_positive);
-        let negative = draw(negative, num_negative);
-        Sampled { positive, negative }
+        (draw(positive, num_positive), draw(negative, num_negative))
     }
 }
 
@@ -120,20 +153,26 @@ mod tests {
             [5, 0, -1].to_vec(),
         ];
         let tensors: Vec<Tensor> = labels.iter().map(|labels| Tensor::from_slice(labels)).collect();
-        let tensors: Vec<&Tensor> = tensors.iter().collect();
+        let rows = Rows::of(&tensors);
         let mut first_positives = Vec::new();
         for _ in 0..40 {
             let sampled = sampler.draw_together(&tensors);
             let counts = [(2, 6), (2, 2), (0, 8), (0, 0), (1, 1)];
-            for ((sampled, labels), (positives, negatives)) in sampled.iter().zip(&labels).zip(counts) {
-                let places = |tensor: &Tensor| Vec::<i64>::try_from(tensor).unwrap();
-                let (positive, negative) = (places(&sampled.positive), places(&sampled.negative));
+            assert_eq!(
+                (sampled.positive_rows.lengths(), sampled.negative_rows.lengths()),
+                (&[2, 2, 0, 0, 1][..], &[6, 2, 8, 0, 1][..])
+            );
+            let (all, of_all) = sampled.all();
+            assert_eq!((Rows::of(&of_all.split(&all)), of_all.lengths()), (of_all.clone(), &[8, 4, 8, 0, 2][..]));
+            let each = sampled.of_each(&rows);
+            for ((sampled, labels), (positives, negatives)) in each.iter().zip(&labels).zip(counts) {
+                let [positive, negative] = sampled.each_ref().map(|places| Vec::<i64>::try_from(places).unwrap());
                 assert_eq!((positive.len(), negative.len()), (positives, negatives));
                 assert!(positive.is_sorted_by(|a, b| a < b) && negative.is_sorted_by(|a, b| a < b));
                 assert!(positive.iter().all(|&place| labels[place as usize] >= 1));
                 assert!(negative.iter().all(|&place| labels[place as usize] == 0));
             }
-            first_positives.push(Vec::<i64>::try_from(&sampled[0].positive).unwrap());
+            first_positives.push(Vec::<i64>::try_from(&each[0][0]).unwrap());
         }
         // Each pair of the three positives comes up.
         first_positives.sort();

@@ -3,15 +3,21 @@
 use anyhow::{ensure, Result};
 use tch::{Kind, Tensor};
 
+use crate::ffi;
 use crate::layers::{nms_mask, NmsGroups};
 use crate::structures::{BoxList, Mode};
 
 use super::batch::{all_of_field, indices_of_batch, select_rows_of_all, Rows};
 
-/// Concatenates along `dim`; a single tensor is returned as it is.
+/// Concatenates along `dim`. A single tensor is returned as it is, and rows that lie end to end in memory (the parts of what
+/// was split) as a view.
+///
+/// # Panics
+/// Without a tensor, or on tensors that do not fit.
 pub fn cat(tensors: &[Tensor], dim: i64) -> Tensor {
     match tensors {
         [only] => only.shallow_clone(),
+        several if dim == 0 => ffi::cat_rows(several).expect("tensors that fit end to end"),
         several => Tensor::cat(several, dim),
     }
 }

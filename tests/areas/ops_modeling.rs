@@ -3,6 +3,7 @@
 
 use maskrcnn_benchmark::layers::Parameters;
 use maskrcnn_benchmark::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
+use maskrcnn_benchmark::modeling::batch::Rows;
 use maskrcnn_benchmark::modeling::box_coder::BoxCoder;
 use maskrcnn_benchmark::modeling::matcher::Matcher;
 use maskrcnn_benchmark::modeling::poolers::{LevelMapper, Pooler};
@@ -94,10 +95,11 @@ fn balanced_sampler() {
         let get = |image: i64, name: &str| tensors.get(&format!("{case}/image{image}/{name}"));
         let labels: Vec<Tensor> = (0..images).map(|i| get(i, "labels").shallow_clone()).collect();
         tch::manual_seed(parameters["manual_seed"].as_i64().expect("an integer"));
-        for (image, sampled) in sampler.sample(&labels).iter().enumerate() {
+        let sampled = sampler.sample(&labels).of_each(&Rows::of(&labels));
+        for (image, [positive, negative]) in sampled.iter().enumerate() {
             let of_mask = |name: &str| list(&get(image as i64, name).nonzero().squeeze_dim(1));
-            report.equal(case, "positive", list(&sampled.positive), of_mask("pos_mask"));
-            report.equal(case, "negative", list(&sampled.negative), of_mask("neg_mask"));
+            report.equal(case, "positive", list(positive), of_mask("pos_mask"));
+            report.equal(case, "negative", list(negative), of_mask("neg_mask"));
         }
     }
     report.finish();

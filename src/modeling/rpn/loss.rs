@@ -50,7 +50,7 @@ impl RpnLossComputation {
     }
 
     /// Draws the anchors that take part in the losses (see [`BalancedPositiveNegativeSampler::sample`]).
-    pub fn sample(&self, targets: &[MatchedTargets]) -> Vec<Sampled> {
+    pub fn sample(&self, targets: &[MatchedTargets]) -> Sampled {
         self.sampler.sample(targets.iter().map(|target| &target.labels))
     }
 
@@ -74,15 +74,7 @@ impl RpnLossComputation {
         let (objectness, box_regression) = concat_box_prediction_layers(objectness, box_regression);
         let objectness = objectness.squeeze_dim(1);
 
-        let drawn = |part: fn(&Sampled) -> &Tensor| {
-            let parts: Vec<Tensor> = sampled.iter().map(|sampled| part(sampled).shallow_clone()).collect();
-            (cat(&parts, 0), Rows::of(&parts))
-        };
-        let (positive_anchors, positive_rows) = drawn(|sampled| &sampled.positive);
-        let (negative_anchors, negative_rows) = drawn(|sampled| &sampled.negative);
-        let first_anchors = Rows::new(prepared.iter().map(|_| anchors.size()[0])).starts();
-        let positive = positive_rows.shift(&positive_anchors, &first_anchors);
-        let negative = negative_rows.shift(&negative_anchors, &first_anchors);
+        let Sampled { positive, negative, .. } = &sampled;
         let num_samples = positive.size()[0] + negative.size()[0];
         if num_samples == 0 {
             return Ok((zero_loss(&objectness), zero_loss(&box_regression)));
@@ -92,14 +84,14 @@ impl RpnLossComputation {
         let regression_targets = {
             let _no_grad = tch::no_grad_guard();
             let matched: Vec<Tensor> = prepared.iter().map(|p| p.matched_idxs.shallow_clone()).collect();
-            let matched = cat(&matched, 0).index_select(0, &positive);
-            let matched = rows_of_truth(&matched, &positive_rows, targets);
+            let matched = cat(&matched, 0).index_select(0, positive);
+            let matched = rows_of_truth(&matched, &sampled.positive_rows, targets);
             let gt = all_boxes(targets).to_device(anchors.device());
-            self.box_coder.encode(&gt.index_select(0, &matched), &anchors.index_select(0, &positive_anchors))
+            let anchors = anchors.index_select(0, &positive.remainder(anchors.size()[0]));
+            self.box_coder.encode(&gt.index_select(0, &matched), &anchors)
         };
-        let box_loss =
-            smooth_l1_loss(&box_regression.index_select(0, &positive), &regression_targets, 1.0 / 9.0, false)
-                / num_samples as f64;
+        let box_loss = smooth_l1_loss(&box_regression.index_select(0, positive), &regression_targets, 1.0 / 9.0, false)
+            / num_samples as f64;
 
         let labels = Tensor::cat(&[positive.ones_like(), negative.zeros_like()], 0).to_kind(objectness.kind());
         let objectness_loss = objectness

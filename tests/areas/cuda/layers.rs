@@ -5,6 +5,7 @@ use maskrcnn_benchmark::layers::{
     BatchNorm2d, Conv2d, ConvConfig, ConvNorm, FrozenBatchNorm2d, Norm, ParamPath, Parameters,
 };
 use maskrcnn_benchmark::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
+use maskrcnn_benchmark::modeling::batch::Rows;
 use tch::{Device, Kind, Tensor};
 
 use super::device;
@@ -153,9 +154,9 @@ fn samples_are_candidates_and_as_many_as_on_the_cpu() {
     let few = numbers.gt(1.9995 - 1.0).to_kind(Kind::Int64);
     let labels = [few.shallow_clone(), few.full_like(-1), numbers.narrow(0, 0, 3000).gt(-0.9).to_kind(Kind::Int64)];
     let on_device: Vec<Tensor> = labels.iter().map(|labels| labels.to_device(device)).collect();
-    let got = sampler.sample(&on_device);
-    for ((got, want), labels) in got.iter().zip(sampler.sample(&labels)).zip(&labels) {
-        for (got, want, label) in [(&got.positive, &want.positive, 1), (&got.negative, &want.negative, 0)] {
+    let of_each = |labels: &[Tensor]| sampler.sample(labels).of_each(&Rows::of(labels));
+    for ((got, want), labels) in of_each(&on_device).iter().zip(of_each(&labels)).zip(&labels) {
+        for ((got, want), label) in got.iter().zip(want).zip([1, 0]) {
             let got = got.to_device(Device::Cpu);
             assert_eq!(got.size(), want.size());
             assert!(bool::try_from(labels.index_select(0, &got).eq(label).all()).unwrap());

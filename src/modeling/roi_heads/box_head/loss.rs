@@ -5,7 +5,7 @@ use tch::{Kind, Reduction, Tensor};
 
 use crate::config::Config;
 use crate::layers::{smooth_l1_loss, Predictions};
-use crate::modeling::balanced_positive_negative_sampler::{all_samples, BalancedPositiveNegativeSampler};
+use crate::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
 use crate::modeling::batch::{all_boxes, all_of_field, select_rows_of_all, Rows};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::matcher::{rows_of_truth, MatchedTargets, Matcher};
@@ -44,7 +44,7 @@ impl FastRcnnLossComputation {
         let _no_grad = tch::no_grad_guard();
         let prepared = self.prepare_targets(proposals, targets)?;
         let sampled = self.sampler.sample(prepared.iter().map(|p| &p.labels));
-        let (rows, chosen) = all_samples(&sampled, &Rows::of_boxes(proposals));
+        let (rows, chosen) = sampled.all();
         let mut lists = select_rows_of_all(proposals, &rows, &chosen)?;
         let of_samples = |part: fn(&MatchedTargets) -> &Tensor| {
             let parts: Vec<Tensor> = prepared.iter().map(|prepared| part(prepared).shallow_clone()).collect();

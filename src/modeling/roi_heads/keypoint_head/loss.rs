@@ -4,7 +4,9 @@ use anyhow::{Context, Result};
 use tch::{Kind, Reduction, Tensor};
 
 use crate::config::Config;
+use crate::ffi;
 use crate::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
+use crate::modeling::batch::{all_boxes, select_rows_of_all, Rows};
 use crate::modeling::matcher::{MatchedTargets, Matcher};
 use crate::modeling::roi_heads::box_head::loss::{make_roi_matcher, match_proposals};
 use crate::modeling::utils::{cat, zero_loss};
@@ -39,6 +41,23 @@ fn within_box(points: &Tensor, boxes: &Tensor) -> Tensor {
     side(0).logical_and(&side(1))
 }
 
+/// Which objects have a visible keypoint in their own box, `[N]` bool for each image with objects.
+fn objects_that_show_keypoints(targets: &[BoxList]) -> Result<Vec<Tensor>> {
+    let with_objects: Vec<BoxList> = targets.iter().filter(|t| !t.is_empty()).map(BoxList::shallow_clone).collect();
+    if with_objects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let points = all_keypoints(&with_objects).context("keypoints are needed to train MODEL.KEYPOINT_ON")?;
+    let visible = within_box(&points, &all_boxes(&with_objects)).logical_and(&points.select(2, 2).gt(0.0));
+    Ok(Rows::of_boxes(&with_objects).split(&visible.any_dim(1, false)))
+}
+
+/// The keypoints of all lists, end to end: `[ΣN, K, 3]`.
+fn all_keypoints(lists: &[BoxList]) -> Result<Tensor> {
+    let parts = lists.iter().map(|list| Ok(list.keypoints()?.keypoints().shallow_clone()));
+    ffi::cat_rows(&parts.collect::<Result<Vec<_>>>()?).context("keypoints of the images of one batch")
+}
+
 impl KeypointRcnnLossComputation {
     /// The targets of the proposals, per image: those whose ground truth shows no keypoint inside *its own* box are
     /// ignored, as in the original.
@@ -46,20 +65,13 @@ impl KeypointRcnnLossComputation {
     /// # Errors
     /// Ground truth without the fields `labels` and `keypoints`.
     pub fn prepare_targets(&self, proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<MatchedTargets>> {
-        let prepared = match_proposals(&self.matcher, proposals, targets)?.into_iter().zip(targets);
-        prepared
-            .map(|(mut prepared, target)| {
-                if !target.is_empty() {
-                    let points = target.keypoints().context("keypoints are needed to train MODEL.KEYPOINT_ON")?;
-                    let points = points.keypoints();
-                    let visible = within_box(points, target.bbox()).logical_and(&points.select(2, 2).gt(0.0));
-                    let shown = visible.any_dim(1, false).to_device(prepared.matched_idxs.device());
-                    let shown = shown.index_select(0, &prepared.matched_idxs.clamp_min(0));
-                    prepared.labels = prepared.labels.masked_fill(&shown.logical_not(), -1);
-                }
-                Ok(prepared)
-            })
-            .collect()
+        let mut prepared = match_proposals(&self.matcher, proposals, targets)?;
+        let with_objects = prepared.iter_mut().zip(targets).filter(|(_, target)| !target.is_empty());
+        for ((prepared, _), shown) in with_objects.zip(objects_that_show_keypoints(targets)?) {
+            let shown = shown.to_device(prepared.labels.device()).index_select(0, &prepared.matched_idxs.clamp_min(0));
+            prepared.labels = prepared.labels.masked_fill(&shown.logical_not(), -1);
+        }
+        Ok(prepared)
     }
 
     /// The sampler, for looking at what it draws.
@@ -75,21 +87,17 @@ impl KeypointRcnnLossComputation {
         let _no_grad = tch::no_grad_guard();
         let prepared = self.prepare_targets(proposals, targets)?;
         let sampled = self.sampler.sample(prepared.iter().map(|p| &p.labels));
-        let mut chosen = Vec::with_capacity(proposals.len());
-        let mut rows = Vec::with_capacity(proposals.len());
-        let mut start = 0;
-        for (((boxes, target), prepared), sampled) in proposals.iter().zip(targets).zip(&prepared).zip(&sampled) {
-            let mut positives = boxes.select(&sampled.positive)?;
+        let (rows, chosen) = (sampled.positive, sampled.positive_rows);
+        let mut positives = select_rows_of_all(proposals, &rows, &chosen)?;
+        let matched: Vec<Tensor> = prepared.iter().map(|prepared| prepared.matched_idxs.shallow_clone()).collect();
+        let matched = chosen.split(&cat(&matched, 0).index_select(0, &rows));
+        for ((positives, target), matched) in positives.iter_mut().zip(targets).zip(matched) {
             if !target.is_empty() {
-                let matched = prepared.matched_idxs.index_select(0, &sampled.positive);
                 let keypoints = target.keypoints()?.to_device(matched.device()).select(&matched)?;
                 positives.add_field("keypoints", keypoints);
             }
-            chosen.push(positives);
-            rows.push(&sampled.positive + start);
-            start += boxes.len() as i64;
         }
-        Ok(KeypointSamples { proposals: chosen, rows: cat(&rows, 0) })
+        Ok(KeypointSamples { proposals: positives, rows })
     }
 
     /// The cell of each keypoint in the heat map of its proposal, and whether it counts: both `[P, K]` int64, per image
@@ -98,10 +106,15 @@ impl KeypointRcnnLossComputation {
     /// # Errors
     /// Proposals that do not come from [`subsample`](Self::subsample).
     pub fn heat_map_targets(&self, proposals: &[BoxList]) -> Result<Vec<(Tensor, Tensor)>> {
-        let with_positives = proposals.iter().filter(|p| !p.is_empty());
-        with_positives
-            .map(|p| Ok(keypoints_to_heat_map(p.keypoints()?.keypoints(), p.bbox(), self.discretization_size)))
-            .collect()
+        let with_positives: Vec<BoxList> =
+            proposals.iter().filter(|p| !p.is_empty()).map(BoxList::shallow_clone).collect();
+        if with_positives.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (points, boxes) = (all_keypoints(&with_positives)?, all_boxes(&with_positives));
+        let (cells, valid) = keypoints_to_heat_map(&points, &boxes, self.discretization_size);
+        let rows = Rows::of_boxes(&with_positives);
+        Ok(rows.split(&cells).into_iter().zip(rows.split(&valid)).collect())
     }
 
     /// `loss_kp`: the cross-entropy of each visible keypoint over the cells of its heat map. Without any it is a zero

@@ -82,6 +82,11 @@ impl MaskRcnnLossComputation {
         let labels = all_of_field(positives, "labels")?;
         let row = Tensor::arange(labels.size()[0], (Kind::Int64, labels.device()));
         let logits = full_precision(&mask_logits.index(&[Some(row), Some(labels)]));
-        Ok(logits.binary_cross_entropy_with_logits::<Tensor>(&mask_targets.to_kind(Kind::Float), None, None, Reduction::Mean))
+        Ok(logits.binary_cross_entropy_with_logits::<Tensor>(
+            &mask_targets.to_kind(Kind::Float),
+            None,
+            None,
+            Reduction::Mean,
+        ))
     }
 }

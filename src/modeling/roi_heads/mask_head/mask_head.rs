@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use crate::config::Config;
 use crate::layers::ParamPath;
-use crate::modeling::batch::{indices_of_batch, select_rows_of_all};
+use crate::modeling::batch::{all_of_field, indices_of_batch, select_rows_of_all, Rows};
 use crate::modeling::detector::Losses;
 use crate::modeling::poolers::RoiHead;
 use crate::modeling::registry::{FeatureMaps, ModelRegistries};
@@ -28,8 +28,8 @@ pub struct RoiMaskHead {
 /// # Errors
 /// Proposals without the field `labels`.
 pub fn keep_only_positive_boxes(proposals: &[BoxList]) -> Result<(Vec<BoxList>, Tensor)> {
-    let masks = proposals.iter().map(|boxes| Ok(boxes.tensor_field("labels")?.gt(0))).collect::<Result<Vec<_>>>()?;
-    let (rows, found) = indices_of_batch(&masks);
+    let positive = all_of_field(proposals, "labels")?.gt(0);
+    let (rows, found) = indices_of_batch(&Rows::of_boxes(proposals).split(&positive));
     Ok((select_rows_of_all(proposals, &rows, &found)?, rows))
 }
 

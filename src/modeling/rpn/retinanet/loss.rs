@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use crate::config::Config;
 use crate::layers::{sigmoid_focal_loss, smooth_l1_loss, Predictions};
-use crate::modeling::batch::{all_boxes, indices_of_batch};
+use crate::modeling::batch::{all_boxes, indices_of_batch, Rows};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::matcher::{rows_of_truth, MatchedTargets, Matcher};
 use crate::modeling::rpn::utils::concat_box_prediction_layers;
@@ -49,8 +49,10 @@ impl RetinaNetLossComputation {
         let prepared = self.prepare_targets(&anchors, targets)?;
         let (box_cls, box_regression) = concat_box_prediction_layers(box_cls, box_regression);
 
-        let masks: Vec<Tensor> = prepared.iter().map(|prepared| prepared.labels.gt(0)).collect();
-        let (positive, rows) = indices_of_batch(&masks);
+        let labels: Vec<Tensor> = prepared.iter().map(|p| p.labels.shallow_clone()).collect();
+        let of_images = Rows::of(&labels);
+        let labels = cat(&labels, 0);
+        let (positive, rows) = indices_of_batch(&of_images.split(&labels.gt(0)));
         let encoded = {
             let _no_grad = tch::no_grad_guard();
             let matched: Vec<Tensor> = prepared.iter().map(|p| p.matched_idxs.shallow_clone()).collect();
@@ -64,9 +66,8 @@ impl RetinaNetLossComputation {
         let loss_reg = smooth_l1_loss(&box_regression.index_select(0, &positive), &encoded, self.bbox_reg_beta, false)
             / (num_positive * self.regress_norm).max(1.0);
 
-        let labels: Vec<Tensor> = prepared.iter().map(|p| p.labels.shallow_clone()).collect();
-        let labels = Tensor::cat(&labels, 0).to_kind(Kind::Int);
-        let loss_cls = sigmoid_focal_loss(&box_cls, &labels, self.gamma, self.alpha).sum(Kind::Float)
+        let loss_cls = sigmoid_focal_loss(&box_cls, &labels.to_kind(Kind::Int), self.gamma, self.alpha)
+            .sum(Kind::Float)
             / (num_positive + prepared.len() as f64);
         Ok((loss_cls, loss_reg))
     }

@@ -1,6 +1,8 @@
 //! What each stage gives in training: samples and targets, losses and gradients, three steps of SGD.
 
 use maskrcnn_benchmark::layers::parameters::Role;
+use maskrcnn_benchmark::modeling::balanced_positive_negative_sampler::Sampled;
+use maskrcnn_benchmark::modeling::batch::Rows;
 use maskrcnn_benchmark::modeling::detector::{GeneralizedRcnn, Losses};
 use maskrcnn_benchmark::modeling::roi_heads::mask_head::mask_head::keep_only_positive_boxes;
 use maskrcnn_benchmark::modeling::rpn::{ProposalNetwork, RpnModule};
@@ -147,13 +149,14 @@ fn compare_samples(
     expected: &mut Expected,
     sampler: &str,
     labels: &[Tensor],
-    sampled: &[maskrcnn_benchmark::modeling::balanced_positive_negative_sampler::Sampled],
+    sampled: &Sampled,
 ) {
-    for (image, (labels, sampled)) in labels.iter().zip(sampled).enumerate() {
+    let sampled = sampled.of_each(&Rows::of(labels));
+    for (image, (labels, [positive, negative])) in labels.iter().zip(&sampled).enumerate() {
         let key = |what: &str| format!("sampler.{sampler}.{image}.{what}");
         expected.exact(report, &case.name, &key("labels"), labels);
-        expected.exact(report, &case.name, &key("pos"), &sampled.positive);
-        expected.exact(report, &case.name, &key("neg"), &sampled.negative);
+        expected.exact(report, &case.name, &key("pos"), positive);
+        expected.exact(report, &case.name, &key("neg"), negative);
     }
 }
 
