@@ -17,6 +17,7 @@
 //! Imports go one way: `config`, `ffi` ← `layers` ← `structures` ← `modeling`, `data` ← `engine` ← `cli`; `checkpoint` knows
 //! `layers`, `data` (predictions) and `solver` (states) write through it, and `utils` knows nobody but `ffi`.
 #![deny(unsafe_code)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
 pub mod checkpoint;
 pub mod cli;

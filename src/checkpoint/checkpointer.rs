@@ -22,8 +22,11 @@ const TRAINING_STATE: &str = "training_state";
 /// What a checkpoint holds beside the model.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
+    /// The optimizer's `state_dict()`.
     pub optimizer: Option<Value>,
+    /// The scheduler's `state_dict()`.
     pub scheduler: Option<Value>,
+    /// Iterations done.
     pub iteration: Option<i64>,
     /// What an exact resume needs: random numbers, place in the data. The original ignores it.
     pub training_state: Option<Dict>,
@@ -32,12 +35,17 @@ pub struct Contents {
 /// What was found when loading; the model is already filled.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
+    /// The file that was read; `None` where there was nothing to load.
     pub file: Option<PathBuf>,
     /// `last_checkpoint` named the file.
     pub resumed: bool,
+    /// What became of every entry of the model and of the file.
     pub report: Option<LoadReport>,
+    /// The optimizer's `state_dict()`, where the file has one.
     pub optimizer: Option<Value>,
+    /// The scheduler's `state_dict()`, where the file has one.
     pub scheduler: Option<Value>,
+    /// Iterations done, where the file says so.
     pub iteration: Option<i64>,
     /// Absent when the file was last written by the original, which would carry an outdated one along.
     pub training_state: Option<Dict>,

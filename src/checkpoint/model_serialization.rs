@@ -33,9 +33,13 @@ const NOT_A_RESUME: &str = "a run goes on only with the model that it had. To tr
 /// A layer whose shape differs between file and model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Skipped {
+    /// Its name in the model.
     pub name: String,
+    /// Its name in the file.
     pub loaded_name: String,
+    /// Its shape in the model.
     pub shape: Vec<i64>,
+    /// Its shape in the file.
     pub loaded_shape: Vec<i64>,
 }
 
@@ -44,6 +48,7 @@ pub struct Skipped {
 pub struct LoadReport {
     /// Entries of the model and the names in the file that filled them.
     pub loaded: Vec<(String, String)>,
+    /// Entries whose shape is another one in the file; they keep their values.
     pub skipped: Vec<Skipped>,
     /// Entries of the model that keep their values.
     pub untouched: Vec<String>,
@@ -121,6 +126,7 @@ pub struct ModelState {
 }
 
 impl ModelState {
+    /// The state of a model, whose tensors it shares.
     pub fn new(parameters: &Parameters) -> Self {
         let entries = parameters.state();
         let buffers = entries.iter().enumerate().filter(|(_, entry)| entry.role == Role::Buffer);
@@ -160,6 +166,9 @@ impl ModelState {
 }
 
 /// Fills `parameters` from a file in torch's or the safetensors format.
+///
+/// # Errors
+/// The file cannot be read, holds no named tensors, or is of another architecture; the file is named.
 pub fn load_weights(path: &Path, parameters: &Parameters) -> Result<LoadReport> {
     let state = state_dict_of(&read_file(path)?).with_context(|| path.display().to_string())?;
     load_state_dict(parameters, state, &LoadOptions::default()).with_context(|| path.display().to_string())

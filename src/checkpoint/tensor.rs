@@ -7,6 +7,9 @@ use super::pickle::{Buffer, Dtype, TensorData, Value};
 use crate::ffi::copy_bytes;
 
 /// A new tensor on the CPU with the values of `data`, whose memory is given back to the file.
+///
+/// # Errors
+/// The file was changed while it was read, or libtorch has no memory for it.
 pub fn to_tensor(data: &TensorData) -> Result<Tensor> {
     let tensor = Tensor::f_from_data_size(&data.bytes()?, data.shape(), kind(data.dtype()))?;
     data.storage().release();

@@ -51,6 +51,7 @@ pub struct DistributedArgs {
 }
 
 impl DistributedArgs {
+    /// How long to wait for the other processes.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.dist_timeout)
     }
@@ -64,7 +65,9 @@ impl DistributedArgs {
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Switch {
+    /// The setting is made.
     On,
+    /// The opposite is set; not giving the option leaves libtorch's or the device's own choice.
     Off,
 }
 

@@ -25,9 +25,16 @@ pub struct Batch {
 #[derive(Clone, Debug)]
 pub enum Collator {
     /// Normalises the images and pads them to the largest height and width, rounded up to a multiple of
-    /// `size_divisible` where that is positive. With `pin_memory` (only where CUDA is open) they are written straight into
-    /// pinned memory, from which they go to the GPU without another copy.
-    Images { normalize: Normalize, size_divisible: i64, pin_memory: bool },
+    /// `size_divisible` where that is positive.
+    Images {
+        /// Means and deviations of the channels.
+        normalize: Normalize,
+        /// Height and width become multiples of it; 0 for any size.
+        size_divisible: i64,
+        /// Only where CUDA is open: images are written straight into pinned memory, from which they go to the GPU without
+        /// another copy.
+        pin_memory: bool,
+    },
     /// Leaves the images as they are: the original's `BBoxAugCollator`.
     Originals,
 }

@@ -33,7 +33,12 @@ pub struct LoaderState {
 /// Which batches a loader gives.
 pub enum Order {
     /// Training: passes until a number of iterations is reached; the first `skip` batches were already used.
-    Iterations { sampler: IterationBasedBatchSampler, skip: usize },
+    Iterations {
+        /// The batches of all passes.
+        sampler: IterationBasedBatchSampler,
+        /// Batches at the beginning that are left out.
+        skip: usize,
+    },
     /// Testing: one pass.
     OnePass(Arc<dyn BatchSampler>),
 }

@@ -28,12 +28,17 @@ const LOG_PERIOD: i64 = 20;
 
 /// What a training works on.
 pub struct Training<'a> {
+    /// The configuration.
     pub cfg: &'a Config,
+    /// Its parameters are those that `state` changes.
     pub model: &'a GeneralizedRcnn,
+    /// Where the model is, and images go to.
     pub device: Device,
+    /// Batches until `SOLVER.MAX_ITER`.
     pub data_loader: &'a DataLoader,
     /// Evaluated every `SOLVER.TEST_PERIOD` iterations.
     pub data_loader_val: Option<&'a DataLoader>,
+    /// Optimizer, scheduler and place in the data, which checkpoints hold.
     pub state: &'a TrainingState,
 }
 

@@ -14,7 +14,9 @@ use crate::utils::comm;
 
 /// The state after the last completed iteration. It changes all at once, so that whoever holds the lock may save it.
 pub struct Completed {
+    /// It shares the model's parameters.
     pub optimizer: Sgd,
+    /// It has taken a step for each iteration done.
     pub scheduler: WarmupMultiStepLr,
     /// With `DTYPE float16`.
     pub scaler: Option<GradScaler>,
@@ -57,6 +59,7 @@ impl TrainingState {
         Ok(Self { completed: Arc::new(Mutex::new(completed)), device, save_dir: save_dir.map(Path::to_owned) })
     }
 
+    /// The state, which does not change while the guard lives.
     pub fn lock(&self) -> MutexGuard<'_, Completed> {
         self.completed.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,9 +13,13 @@ pub struct FusedConv<'a> {
     pub bias: Option<&'a Tensor>,
     /// Added to the output, and of its shape.
     pub residual: Option<&'a Tensor>,
+    /// Pixels from one position of the kernel to the next.
     pub stride: i64,
+    /// Zeros on each side.
     pub padding: i64,
+    /// Pixels from one weight of the kernel to the next.
     pub dilation: i64,
+    /// Parts of the channels that are convolved separately.
     pub groups: i64,
     /// Negative results become 0, after everything else.
     pub relu: bool,

@@ -10,6 +10,10 @@ use super::{call_for_tensor, call_for_tensors, optional, raw, DeformConvGeometry
 
 /// See [`crate::layers::multi_scale_roi_align`]; without `levels` there is one map. A RoI of an image that is not in the
 /// batch is an error on the CPU.
+///
+/// # Errors
+/// Maps, RoIs or levels whose shapes do not fit each other, another number of scales than of maps, or an output size that
+/// is not positive.
 pub fn roi_align(
     inputs: &[Tensor],
     spatial_scales: &[f64],
@@ -32,6 +36,9 @@ pub fn roi_align(
 }
 
 /// See [`crate::layers::roi_pool`]. A RoI of an image that is not in the batch is an error on the CPU.
+///
+/// # Errors
+/// Shapes other than `[N, C, H, W]` and `[R, 5]`, or an output size that is not positive.
 pub fn roi_pool(
     input: &Tensor,
     rois: &Tensor,
@@ -46,6 +53,9 @@ pub fn roi_pool(
 }
 
 /// See [`crate::layers::nms_with_rule`].
+///
+/// # Errors
+/// Boxes that are not `[N, 4]`, or scores that are not `[N]`.
 pub fn nms(boxes: &Tensor, scores: &Tensor, threshold: f64, suppress_at_threshold: bool) -> Result<Tensor> {
     let (boxes, scores) = (boxes.as_ptr(), scores.as_ptr());
     // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
@@ -53,6 +63,9 @@ pub fn nms(boxes: &Tensor, scores: &Tensor, threshold: f64, suppress_at_threshol
 }
 
 /// See [`crate::layers::nms_mask`].
+///
+/// # Errors
+/// As [`nms`]; groups that are not `[N]` int64; on the CPU also numbers of groups or of boxes beyond those given.
 pub fn nms_mask(
     boxes: &Tensor,
     scores: &Tensor,
@@ -92,6 +105,9 @@ pub fn match_by_iou(
 }
 
 /// See [`crate::layers::sigmoid_focal_loss`].
+///
+/// # Errors
+/// Logits that are not `[R, C]`, or targets that are not `[R]`.
 pub fn sigmoid_focal_loss(logits: &Tensor, targets: &Tensor, gamma: f64, alpha: f64) -> Result<Tensor> {
     let (logits, targets) = (logits.as_ptr(), targets.as_ptr());
     // SAFETY: the handles come from live borrowed tensors, the error and output from `call_for_tensor`.
@@ -101,6 +117,9 @@ pub fn sigmoid_focal_loss(logits: &Tensor, targets: &Tensor, gamma: f64, alpha: 
 /// `x * scale + shift + residual` with a scale and a shift for each channel, then ReLU: see
 /// [`crate::layers::FrozenBatchNorm2d::finish`] and [`crate::layers::Conv2d::forward_then`]. What looks at the memory of
 /// `x` sees the result afterwards. There are gradients of all but the scale.
+///
+/// # Errors
+/// `x` that is not `[N, C, H, W]`, scale or shift without one number for each channel, or a residual of another shape.
 pub fn channel_affine(
     x: Tensor,
     (scale, shift): (Option<&Tensor>, &Tensor),
@@ -114,6 +133,9 @@ pub fn channel_affine(
 }
 
 /// See [`crate::layers::dcn::modulated_deform_conv`]; without a mask it is version 1.
+///
+/// # Errors
+/// A geometry with numbers out of range, shapes that do not fit it, or tensors of different types.
 pub fn deform_conv(
     input: &Tensor,
     offset: &Tensor,
@@ -130,6 +152,10 @@ pub fn deform_conv(
 }
 
 /// See [`crate::layers::dcn::deform_roi_pooling`].
+///
+/// # Errors
+/// A geometry with numbers out of range, shapes that do not fit it, or, on the CPU, a RoI of an image that is not in the
+/// batch.
 pub fn deform_roi_pool(
     input: &Tensor,
     rois: &Tensor,

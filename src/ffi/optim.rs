@@ -48,10 +48,13 @@ pub fn unscale_gradients<'a>(parameters: impl Iterator<Item = &'a Tensor>, inver
 
 /// A parameter of [`sgd_step`]; it must have a gradient.
 pub struct SgdParameter<'a> {
+    /// Changed in place.
     pub parameter: &'a Tensor,
     /// Of the parameter's shape; `None` without momentum.
     pub momentum_buffer: Option<&'a Tensor>,
+    /// The rate.
     pub lr: f64,
+    /// What the parameter is multiplied with before it is added to the gradient.
     pub weight_decay: f64,
     /// Whether the buffer gets its first value now.
     pub first: bool,

@@ -80,13 +80,21 @@ pub struct SgdParameter {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct DeformConvGeometry {
+    /// Rows from one position of the kernel to the next.
     pub stride_h: i64,
+    /// Columns from one position of the kernel to the next.
     pub stride_w: i64,
+    /// Rows of zeros above and below.
     pub pad_h: i64,
+    /// Columns of zeros on each side.
     pub pad_w: i64,
+    /// Rows from one weight of the kernel to the next.
     pub dilation_h: i64,
+    /// Columns from one weight of the kernel to the next.
     pub dilation_w: i64,
+    /// Parts of the channels that are convolved separately.
     pub groups: i64,
+    /// Parts of the channels that have offsets (and masks) of their own.
     pub deformable_groups: i64,
 }
 
@@ -94,12 +102,19 @@ pub struct DeformConvGeometry {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct DeformRoiPoolGeometry {
+    /// Feature cells per image pixel.
     pub spatial_scale: f64,
+    /// Bins along each side.
     pub pooled_size: i64,
+    /// Output channels.
     pub output_dim: i64,
+    /// The input has `output_dim · group_size²` channels; each bin reads one of the groups.
     pub group_size: i64,
+    /// Offsets along each side.
     pub part_size: i64,
+    /// Samples along each side of a bin.
     pub samples_per_part: i64,
+    /// What offsets are multiplied with, beside the RoI's size.
     pub trans_std: f64,
 }
 

@@ -111,12 +111,18 @@ unsafe impl Send for Generator {}
 
 impl Generator {
     /// A generator of its own, as `torch.Generator().manual_seed(seed)`.
+    ///
+    /// # Errors
+    /// What libtorch says.
     pub fn new(seed: u64) -> Result<Self> {
         // SAFETY: the error and the place for the handle are live for the call.
         Self::make(|error, handle| unsafe { raw::mrb_generator_new(error, handle, seed) })
     }
 
     /// The generator that every operator uses which is not told otherwise (`torch.default_generator`).
+    ///
+    /// # Errors
+    /// What libtorch says.
     pub fn default_cpu() -> Result<Self> {
         // SAFETY: the error and the place for the handle are live for the call.
         Self::make(|error, handle| unsafe { raw::mrb_generator_default(error, handle) })
@@ -138,6 +144,9 @@ impl Generator {
     }
 
     /// The byte tensor of `get_state()`, as in the original's checkpoints.
+    ///
+    /// # Errors
+    /// What libtorch says.
     pub fn state(&self) -> Result<Tensor> {
         // SAFETY: the handle is live as long as self, the error and output come from `call_for_tensor`.
         call_for_tensor(|error, state| unsafe { raw::mrb_generator_state(error, state, self.handle.as_ptr()) })

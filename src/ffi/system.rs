@@ -3,13 +3,17 @@
 /// A moment in the machine's time zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalTime {
+    /// As people write it.
     pub year: i32,
     /// 1 to 12.
     pub month: i32,
     /// 1 to 31.
     pub day: i32,
+    /// 0 to 23.
     pub hour: i32,
+    /// 0 to 59.
     pub minute: i32,
+    /// 0 to 60, a leap second included.
     pub second: i32,
 }
 

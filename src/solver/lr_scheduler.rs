@@ -11,7 +11,9 @@ use crate::checkpoint::{Dict, Value};
 /// How the rate comes up to its full value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WarmupMethod {
+    /// `SOLVER.WARMUP_FACTOR` of it until `SOLVER.WARMUP_ITERS`.
     Constant,
+    /// Evenly from `SOLVER.WARMUP_FACTOR` to 1.
     Linear,
 }
 

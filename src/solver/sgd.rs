@@ -8,21 +8,28 @@ use crate::ffi::{self, SgdParameter};
 
 /// One parameter and its settings.
 pub struct ParamGroup {
+    /// The name in the model's `state_dict()`.
     pub name: String,
+    /// The parameter; it is changed in place.
     pub tensor: Tensor,
     /// The rate in force.
     pub lr: f64,
     /// The rate that schedules start from.
     pub initial_lr: f64,
+    /// What the parameter is multiplied with before it is added to its gradient.
     pub weight_decay: f64,
 }
 
 /// Rates by the original's rule: a name that contains "bias" anywhere, even a norm's, has its own rate and decay.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupRates {
+    /// `SOLVER.BASE_LR`.
     pub base_lr: f64,
+    /// `SOLVER.BIAS_LR_FACTOR`.
     pub bias_lr_factor: f64,
+    /// `SOLVER.WEIGHT_DECAY`.
     pub weight_decay: f64,
+    /// `SOLVER.WEIGHT_DECAY_BIAS`.
     pub weight_decay_bias: f64,
 }
 
@@ -49,15 +56,18 @@ pub struct Sgd {
 }
 
 impl Sgd {
+    /// Without momentum yet: the first step takes the gradient for it.
     pub fn new(groups: Vec<ParamGroup>, momentum: f64) -> Self {
         let momentum_buffers = groups.iter().map(|_| None).collect();
         Self { groups, momentum, momentum_buffers }
     }
 
+    /// The parameters with their settings, in order.
     pub fn groups(&self) -> &[ParamGroup] {
         &self.groups
     }
 
+    /// The same, to change rates.
     pub fn groups_mut(&mut self) -> &mut [ParamGroup] {
         &mut self.groups
     }
@@ -163,6 +173,9 @@ impl Sgd {
     }
 
     /// As [`Sgd::load_state_dict`], but drops the momentum of the named parameters, whose weights were not loaded.
+    ///
+    /// # Errors
+    /// As [`Sgd::load_state_dict`].
     pub fn load_state_dict_without(&mut self, state: &Value, skipped: &[&str]) -> Result<()> {
         let dict = state.as_dict().context("the optimizer's state is no dictionary")?;
         let groups =

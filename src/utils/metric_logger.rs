@@ -24,6 +24,7 @@ impl SmoothedValue {
         Self { window: VecDeque::new(), window_size: window_size.max(1), total: 0.0, count: 0 }
     }
 
+    /// Appends a value.
     pub fn update(&mut self, value: f64) {
         if self.window.len() == self.window_size {
             self.window.pop_front();
@@ -60,10 +61,12 @@ pub struct MetricLogger {
 }
 
 impl MetricLogger {
+    /// Without series; `delimiter` goes between them.
     pub fn new(delimiter: &str) -> Self {
         Self { meters: Vec::new(), delimiter: delimiter.into() }
     }
 
+    /// Appends a value to the series of that name.
     pub fn update(&mut self, name: &str, value: f64) {
         if let Some((_, meter)) = self.meters.iter_mut().find(|(n, _)| n == name) {
             return meter.update(value);
@@ -73,10 +76,12 @@ impl MetricLogger {
         self.meters.push((name.into(), meter));
     }
 
+    /// The series of that name.
     pub fn get(&self, name: &str) -> Option<&SmoothedValue> {
         self.meters.iter().find(|(n, _)| n == name).map(|(_, meter)| meter)
     }
 
+    /// What goes between the series.
     pub fn delimiter(&self) -> &str {
         &self.delimiter
     }

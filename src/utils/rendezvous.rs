@@ -21,6 +21,7 @@ pub struct Topology {
     pub world_size: usize,
     /// Where the store is.
     pub master_addr: String,
+    /// Its port there.
     pub master_port: u16,
     /// The launcher hosts the store (torchrun's agent); else rank 0 does.
     pub agent_store: bool,

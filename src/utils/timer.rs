@@ -11,10 +11,12 @@ pub struct Timer {
 }
 
 impl Timer {
+    /// With nothing measured.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Begins a measurement.
     pub fn tic(&mut self) {
         self.started = Some(Instant::now());
     }

@@ -57,11 +57,15 @@ impl Buffer {
         self.latin1.unwrap_or(self.range.len())
     }
 
+    /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The bytes: borrowed, except where Python wrote them as text.
+    ///
+    /// # Errors
+    /// The file was changed while it was read.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
         if self.latin1.is_none() {
             return Ok(Cow::Borrowed(self.raw()));

@@ -13,19 +13,30 @@ const MAX_EXPANDED: usize = 1 << 24;
 /// The element types that a tensor in a file can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
+    /// Half precision.
     Float16,
+    /// A float32 without the last 16 bits of its mantissa.
     BFloat16,
+    /// Single precision.
     Float32,
+    /// Double precision.
     Float64,
+    /// 0 to 255.
     UInt8,
+    /// -128 to 127.
     Int8,
+    /// Two bytes, signed.
     Int16,
+    /// Four bytes, signed.
     Int32,
+    /// Eight bytes, signed.
     Int64,
+    /// One byte, 0 or 1.
     Bool,
 }
 
 impl Dtype {
+    /// Every element type.
     pub const ALL: [Dtype; 10] = [
         Dtype::Float16,
         Dtype::BFloat16,
@@ -139,19 +150,25 @@ impl TensorData {
     }
 
     /// A tensor in row-major order that fills its storage.
+    ///
+    /// # Errors
+    /// A negative size, sizes whose product does not fit, or a storage that is too short.
     pub fn contiguous(dtype: Dtype, shape: Vec<i64>, storage: Buffer) -> Result<Self> {
         let strides = row_major(&shape)?;
         Self::view(dtype, shape, strides, 0, storage, false)
     }
 
+    /// The type of the elements.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
+    /// The size of each dimension.
     pub fn shape(&self) -> &[i64] {
         &self.shape
     }
 
+    /// How many elements of the storage lie between neighbours in each dimension.
     pub fn strides(&self) -> &[usize] {
         &self.strides
     }
@@ -161,10 +178,12 @@ impl TensorData {
         self.offset
     }
 
+    /// The bytes that the tensor is a view of.
     pub fn storage(&self) -> &Buffer {
         &self.storage
     }
 
+    /// Whether the storage has the most significant byte of an element first.
     pub fn big_endian(&self) -> bool {
         self.big_endian
     }
@@ -204,6 +223,9 @@ impl TensorData {
     }
 
     /// The elements in row-major order, little-endian; borrowed from the file where they lie so.
+    ///
+    /// # Errors
+    /// The file was changed while it was read.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
         let (size, numel) = (self.dtype.size(), self.numel());
         if numel == 0 {

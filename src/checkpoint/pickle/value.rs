@@ -8,16 +8,27 @@ use super::tensor_data::TensorData;
 /// One Python value.
 #[derive(Clone, Debug)]
 pub enum Value {
+    /// `None`.
     None,
+    /// `bool`.
     Bool(bool),
+    /// `int` of at most 64 bits.
     Int(i64),
+    /// `float`.
     Float(f64),
+    /// `str`.
     Str(Arc<str>),
+    /// `bytes` or `bytearray`.
     Bytes(Buffer),
+    /// `list`.
     List(Vec<Value>),
+    /// `tuple`.
     Tuple(Vec<Value>),
+    /// `dict` or `collections.OrderedDict`.
     Dict(Dict),
+    /// A tensor of torch or an array of numpy.
     Tensor(Box<TensorData>),
+    /// An instance of any other class.
     Object(Box<Object>),
 }
 
@@ -28,6 +39,7 @@ impl Value {
         Value::Object(Box::new(Object { module, name, args: Vec::new(), state: Value::Dict(state) }))
     }
 
+    /// The value of a `bool`.
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             Value::Bool(value) => Some(*value),
@@ -35,6 +47,7 @@ impl Value {
         }
     }
 
+    /// The value of an `int`.
     pub fn as_int(&self) -> Option<i64> {
         match self {
             Value::Int(value) => Some(*value),
@@ -51,6 +64,7 @@ impl Value {
         }
     }
 
+    /// The text of a `str`.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Value::Str(value) => Some(value),
@@ -58,6 +72,7 @@ impl Value {
         }
     }
 
+    /// The entries of a dictionary.
     pub fn as_dict(&self) -> Option<&Dict> {
         match self {
             Value::Dict(value) => Some(value),
@@ -73,6 +88,7 @@ impl Value {
         }
     }
 
+    /// The data of a tensor.
     pub fn as_tensor(&self) -> Option<&TensorData> {
         match self {
             Value::Tensor(value) => Some(value),
@@ -120,6 +136,7 @@ impl From<TensorData> for Value {
 /// A dictionary in insertion order.
 #[derive(Clone, Debug, Default)]
 pub struct Dict {
+    /// Keys and values, in the order of their insertion.
     pub entries: Vec<(Value, Value)>,
     /// Whether it is a `collections.OrderedDict`.
     pub ordered: bool,
@@ -152,10 +169,12 @@ impl Dict {
         self.entries.push((key.into(), value.into()));
     }
 
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -164,8 +183,11 @@ impl Dict {
 /// An instance of a class that is only data here: its path, the arguments of its construction and its state.
 #[derive(Clone, Debug)]
 pub struct Object {
+    /// The module of its class, such as `torch.nn.modules.linear`.
     pub module: String,
+    /// The name of its class.
     pub name: String,
+    /// What its constructor was called with.
     pub args: Vec<Value>,
     /// What `__setstate__` (or `__dict__`) gets, `None` if nothing.
     pub state: Value,

@@ -69,6 +69,7 @@ pub struct Annotation {
 pub enum Segmentation {
     /// Each polygon as x0, y0, x1, y1, ..
     Polygons(Box<[Box<[f32]>]>),
+    /// Run lengths of a mask.
     Rle(Rle),
     /// Run lengths that do not fit their size; why. [`CocoFile`] has none: only a crowd's are let pass.
     Unreadable(String),

@@ -46,7 +46,9 @@ pub struct Sample {
 /// How a data set itself calls an image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ImageId {
+    /// COCO's `id`.
     Number(i64),
+    /// The name of a VOC or Cityscapes image.
     Name(String),
 }
 

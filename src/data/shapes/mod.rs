@@ -30,10 +30,13 @@ const MIN_PART_AREA: f64 = 8.0;
 /// One generated image with its objects.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
+    /// Pixels.
     pub width: usize,
+    /// Pixels.
     pub height: usize,
     /// RGB, row by row.
     pub pixels: Vec<u8>,
+    /// From the farthest to the nearest.
     pub objects: Vec<SceneObject>,
 }
 

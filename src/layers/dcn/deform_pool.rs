@@ -10,6 +10,7 @@ pub struct DeformRoIPoolingConfig {
     pub spatial_scale: f64,
     /// Bins along each side.
     pub out_size: i64,
+    /// Channels of the output.
     pub out_channels: i64,
     /// The input has `out_channels · group_size²` channels; each bin reads one of the groups.
     pub group_size: i64,

@@ -1,5 +1,5 @@
 //! The operators of FBNet architectures (`PRIMITIVES` in `modeling/backbone/fbnet_builder.py`) and what they are made of.
-//! The inverted residual blocks are in [`super::fbnet_irf`].
+//! The inverted residual blocks are in `fbnet_irf.rs`.
 
 use anyhow::{bail, ensure, Result};
 use tch::{Device, Kind, Tensor};

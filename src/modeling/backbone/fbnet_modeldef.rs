@@ -16,6 +16,7 @@ pub struct BlockDef {
     pub block_idx: usize,
     /// The name of the operator, see [`super::fbnet_blocks`].
     pub op: String,
+    /// Channels inside of the block, as a multiple of its input's.
     pub expansion: f64,
     /// Output channels before scaling.
     pub channels: i64,

@@ -121,6 +121,9 @@ impl GeneralizedRcnn {
     ///
     /// # Shapes
     /// `images.tensors` `[N, 3, H, W]`.
+    ///
+    /// # Errors
+    /// The backbone gives another number of maps than the anchors or fewer than the poolers have levels.
     pub fn detect(&self, images: &ImageList) -> Result<Vec<BoxList>> {
         let _no_grad = tch::no_grad_guard();
         let _autocast = self.autocast()?;

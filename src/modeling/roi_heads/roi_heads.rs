@@ -44,11 +44,17 @@ impl CombinedRoiHeads {
     }
 
     /// The detections of each image with the fields of all heads.
+    ///
+    /// # Errors
+    /// Fewer maps than the poolers have scales.
     pub fn detect(&self, features: &[Tensor], proposals: &[BoxList]) -> Result<Vec<BoxList>> {
         self.detect_from_boxes(features, self.r#box.detect(features, proposals)?)
     }
 
     /// Adds what the mask and keypoint heads find in given detections.
+    ///
+    /// # Errors
+    /// As [`detect`](Self::detect); or detections without the field `labels`.
     pub fn detect_from_boxes(&self, features: &[Tensor], mut detections: Vec<BoxList>) -> Result<Vec<BoxList>> {
         if let Some(mask) = &self.mask {
             detections = mask.detect(features, detections)?;

@@ -37,6 +37,9 @@ impl RpnPostProcessor {
     ///
     /// # Shapes
     /// Per level: `anchors` `[H·W·A, 4]`, `objectness` `[N, A, H, W]`, `box_regression` `[N, A·4, H, W]`.
+    ///
+    /// # Errors
+    /// See [`BoxList::new`] and [`BoxList::select`].
     pub fn select(
         &self,
         images: &ImageList,
@@ -140,6 +143,9 @@ fn best_anchors(scores: &Tensor, number: i64) -> (Tensor, Tensor) {
 }
 
 /// Appends the ground truth to the proposals, with objectness 1, so that the heads see some good boxes from the start.
+///
+/// # Errors
+/// Proposals with other fields than `objectness`, or of another mode or image size than the ground truth.
 pub fn add_gt_proposals(proposals: &[BoxList], targets: &[BoxList]) -> Result<Vec<BoxList>> {
     proposals
         .iter()

@@ -59,6 +59,9 @@ impl RpnLossComputation {
     ///
     /// # Shapes
     /// `anchors`: one `[H·W·A, 4]` per level; `objectness` and `box_regression` as the head gives them.
+    ///
+    /// # Errors
+    /// None at present.
     pub fn losses(
         &self,
         images: &ImageList,

@@ -113,6 +113,9 @@ impl RpnModule {
     }
 
     /// Proposals for training the heads (ground truth included; none for an RPN-only model) and the losses.
+    ///
+    /// # Errors
+    /// Another number of maps than there are levels of anchors.
     pub fn losses(
         &self,
         images: &ImageList,
@@ -140,6 +143,9 @@ impl RpnModule {
     }
 
     /// Proposals with the field `objectness`; those of an RPN-only model are sorted by it.
+    ///
+    /// # Errors
+    /// Another number of maps than there are levels of anchors.
     pub fn detect(&self, images: &ImageList, features: &[Tensor]) -> Result<Vec<BoxList>> {
         let (objectness, box_regression) = in_full_precision(self.head.forward(features, false));
         let anchors = self.anchor_generator.grid_anchors(features)?;
@@ -160,13 +166,17 @@ pub(super) fn in_full_precision((scores, offsets): (Vec<Tensor>, Vec<Tensor>)) -
 /// What stands between backbone and heads: a region proposal network, or RetinaNet, whose boxes are the detections.
 pub enum ProposalNetwork {
     /// Class-agnostic proposals for the heads.
-    Rpn(RpnModule),
+    Rpn(Box<RpnModule>),
     /// Detections without further heads.
-    RetinaNet(RetinaNetModule),
+    RetinaNet(Box<RetinaNetModule>),
 }
 
 impl ProposalNetwork {
     /// Boxes for the heads and the losses; RetinaNet gives no boxes here.
+    ///
+    /// # Errors
+    /// Another number of maps than there are levels of anchors; for RetinaNet, ground truth without the field
+    /// `labels`.
     pub fn losses(
         &self,
         images: &ImageList,
@@ -180,6 +190,9 @@ impl ProposalNetwork {
     }
 
     /// Proposals, or RetinaNet's detections.
+    ///
+    /// # Errors
+    /// Another number of maps than there are levels of anchors.
     pub fn detect(&self, images: &ImageList, features: &[Tensor]) -> Result<Vec<BoxList>> {
         match self {
             Self::Rpn(rpn) => rpn.detect(images, features),
@@ -199,8 +212,8 @@ pub fn build_rpn(
     registries: &ModelRegistries,
 ) -> Result<ProposalNetwork> {
     Ok(if cfg.model.retinanet_on {
-        ProposalNetwork::RetinaNet(build_retinanet(cfg, path, maps)?)
+        ProposalNetwork::RetinaNet(Box::new(build_retinanet(cfg, path, maps)?))
     } else {
-        ProposalNetwork::Rpn(RpnModule::new(cfg, path, maps, registries)?)
+        ProposalNetwork::Rpn(Box::new(RpnModule::new(cfg, path, maps, registries)?))
     })
 }

@@ -10,7 +10,9 @@ use crate::utils::fault;
 pub enum Phase {
     /// Before the first iteration.
     Start,
+    /// Waits for the next batch.
     DataLoading,
+    /// Until the losses are there.
     Forward,
     /// Until its own gradients are there.
     Backward,
@@ -18,6 +20,7 @@ pub enum Phase {
     AllReduce,
     /// The optimizer's step.
     Update,
+    /// Rank 0 writes.
     Checkpoint,
     /// Detections on the images of a data set.
     Testing,
@@ -28,6 +31,7 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// In words, as logs and fault points have it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Start => "start",

@@ -49,6 +49,9 @@ impl RoiBoxHead {
     }
 
     /// Class logits `[R, classes]` and box offsets `[R, 4·classes]` of the proposals of all images.
+    ///
+    /// # Errors
+    /// Fewer maps than the pooler has scales.
     pub fn predict(&self, features: &[Tensor], proposals: &[BoxList]) -> Result<(Tensor, Tensor)> {
         Ok(self.run_predictor(&self.feature_extractor.forward(features, proposals, false)?, false))
     }
@@ -72,6 +75,9 @@ impl RoiBoxHead {
     }
 
     /// The detections of each image, with the fields `scores` and `labels`.
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
     pub fn detect(&self, features: &[Tensor], proposals: &[BoxList]) -> Result<Vec<BoxList>> {
         let (class_logits, box_regression) = self.predict(features, proposals)?;
         self.post_processor.detections(&class_logits, &box_regression, proposals)

@@ -31,6 +31,9 @@ impl PostProcessor {
     ///
     /// # Shapes
     /// `class_logits` `[R, classes]`, `box_regression` `[R, 4·classes]` over all images.
+    ///
+    /// # Errors
+    /// As [`unfiltered`](Self::unfiltered) and [`filter_results`](Self::filter_results).
     pub fn detections(
         &self,
         class_logits: &Tensor,
@@ -44,6 +47,9 @@ impl PostProcessor {
 
     /// The box of every proposal for every class (background included), clipped, with the field `scores`:
     /// `R·classes` entries an image, proposals outside, classes inside.
+    ///
+    /// # Errors
+    /// See [`BoxList::new`] and [`BoxList::clip_to_image`].
     pub fn unfiltered(
         &self,
         class_logits: &Tensor,
@@ -75,6 +81,9 @@ impl PostProcessor {
 
     /// Score threshold, NMS per class (background left out) and limit, over a list for each image as
     /// [`unfiltered`](Self::unfiltered) gives them.
+    ///
+    /// # Errors
+    /// A list without the field `scores`.
     pub fn filter_results(&self, boxlists: &[BoxList], num_classes: i64) -> Result<Vec<BoxList>> {
         // Candidates by class, within a class in the order of the proposals.
         let above = boxlists.iter().map(|boxes| {

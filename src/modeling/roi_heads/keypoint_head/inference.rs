@@ -12,6 +12,9 @@ use crate::structures::{BoxList, Keypoints};
 ///
 /// # Shapes
 /// `maps` `[R, K, S, S]` logits, `rois` `[R, 4]` xyxy → keypoints `[R, K, 3]` (x, y, 1), scores `[R, K]`.
+///
+/// # Errors
+/// Maps that do not have four dimensions.
 pub fn heatmaps_to_keypoints(maps: &Tensor, rois: &Tensor) -> Result<(Tensor, Tensor)> {
     let (number, keypoints, _, _) = maps.size4()?;
     // The sizes of the resized maps are needed on the host.
@@ -47,6 +50,9 @@ pub fn heatmaps_to_keypoints(maps: &Tensor, rois: &Tensor) -> Result<(Tensor, Te
 ///
 /// # Shapes
 /// `maps` `[R, K, S, S]` for the detections of all images.
+///
+/// # Errors
+/// As [`heatmaps_to_keypoints`].
 pub fn keypoint_detections(maps: &Tensor, boxes: Vec<BoxList>) -> Result<Vec<BoxList>> {
     let per_image: Vec<i64> = boxes.iter().map(|b| b.len() as i64).collect();
     let maps = maps.split_with_sizes(&per_image[..], 0);

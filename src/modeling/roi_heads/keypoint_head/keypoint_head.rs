@@ -28,6 +28,9 @@ impl RoiKeypointHead {
     }
 
     /// Heat maps `[R, K, S, S]` of the boxes of all images.
+    ///
+    /// # Errors
+    /// Fewer maps than the pooler has scales.
     pub fn predict(&self, features: &[Tensor], boxes: &[BoxList]) -> Result<Tensor> {
         Ok(full_precision(&self.maps.predict(features, boxes)?))
     }
@@ -44,6 +47,9 @@ impl RoiKeypointHead {
     }
 
     /// The detections with the field `keypoints` (see [`keypoint_detections`]).
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
     pub fn detect(&self, features: &[Tensor], detections: Vec<BoxList>) -> Result<Vec<BoxList>> {
         keypoint_detections(&self.predict(features, &detections)?, detections)
     }

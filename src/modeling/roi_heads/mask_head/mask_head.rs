@@ -50,6 +50,9 @@ impl RoiMaskHead {
     }
 
     /// The detections with the field `mask` (see [`MaskPostProcessor::detections`]).
+    ///
+    /// # Errors
+    /// Fewer maps than the pooler has scales, or detections without the field `labels`.
     pub fn detect(&self, features: &[Tensor], detections: Vec<BoxList>) -> Result<Vec<BoxList>> {
         self.post_processor.detections(&self.maps.predict(features, &detections)?, detections)
     }

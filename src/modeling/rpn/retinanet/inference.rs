@@ -32,6 +32,9 @@ impl RetinaNetPostProcessor {
     ///
     /// # Shapes
     /// Per level: `anchors` `[H·W·A, 4]`, `box_cls` `[N, A·(classes - 1), H, W]`, `box_regression` `[N, A·4, H, W]`.
+    ///
+    /// # Errors
+    /// There is no level; or see [`BoxList::new`].
     pub fn select(
         &self,
         images: &ImageList,

@@ -38,6 +38,9 @@ impl RetinaNetLossComputation {
     ///
     /// # Shapes
     /// `anchors`: one `[H·W·A, 4]` per level; `box_cls` and `box_regression` as the head gives them.
+    ///
+    /// # Errors
+    /// Ground truth without the field `labels`.
     pub fn losses(
         &self,
         anchors: &[Tensor],

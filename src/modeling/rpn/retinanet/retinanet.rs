@@ -101,6 +101,9 @@ impl RetinaNetModule {
     }
 
     /// Detections with the fields `labels` and `scores`.
+    ///
+    /// # Errors
+    /// Another number of maps than there are levels of anchors.
     pub fn detect(&self, images: &ImageList, features: &[Tensor]) -> Result<Vec<BoxList>> {
         let (box_cls, box_regression) = in_full_precision(self.head.forward(features, false));
         let anchors = self.anchor_generator.grid_anchors(features)?;
