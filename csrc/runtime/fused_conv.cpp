@@ -4,7 +4,6 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/core/ivalue.h>
-#include <ATen/ops/conv2d.h>
 #include <ATen/ops/cudnn_convolution_add_relu.h>
 #include <ATen/ops/cudnn_convolution_relu.h>
 
@@ -63,15 +62,11 @@ struct Geometry {
 };
 
 at::Tensor fused_on_cuda(const at::Tensor& input, const at::Tensor& weight, const at::Tensor* bias,
-                         const at::Tensor* residual, const Geometry& g, bool relu) {
+                         const at::Tensor* residual, const Geometry& g) {
   const auto type = compute_type(input);
   const auto x = input.to(type), w = weight.to(type);
   const auto b = bias ? std::make_optional(bias->to(type)) : std::nullopt;
   const std::vector<int64_t> stride(2, g.stride), padding(2, g.padding), dilation(2, g.dilation);
-  if (!relu) {
-    const auto y = at::conv2d(x, w, b, stride, padding, dilation, g.groups);
-    return residual ? y.add(residual->to(type)) : y;
-  }
   if (!residual) return at::cudnn_convolution_relu(x, w, b, stride, padding, dilation, g.groups);
   const auto z = residual->to(type).contiguous(at::MemoryFormat::ChannelsLast);
   return at::cudnn_convolution_add_relu(x, w, z, at::Scalar(1.0), b, stride, padding, dilation, g.groups);
@@ -112,7 +107,8 @@ int mrb_fused_conv(mrb_error* error, at::Tensor** output, const at::Tensor* inpu
                 input->sizes());
     if (input->is_cuda()) {
       const mrb::Geometry geometry{stride, padding, dilation, groups};
-      *output = new at::Tensor(mrb::fused_on_cuda(*input, *weight, bias, residual, geometry, relu));
+      TORCH_CHECK(relu, "fused_conv: cuDNN has no such operator without a ReLU");
+      *output = new at::Tensor(mrb::fused_on_cuda(*input, *weight, bias, residual, geometry));
       return;
     }
     const auto type = mrb::compute_type(*input);

@@ -26,8 +26,8 @@ pub struct FusedConv<'a> {
 }
 
 /// Whether [`fused_conv`] takes this input: not empty, gradients off, and libtorch has the operator for its type (under
-/// autocast the type it is cast to): on the CPU float32, or bfloat16 where the processor computes with it; on CUDA, for
-/// channels-last inputs, 16 bits, and float32 where TF32 is allowed.
+/// autocast the type it is cast to): on the CPU float32, or bfloat16 where the processor computes with it; on CUDA (with
+/// a ReLU only), for channels-last inputs, 16 bits, and float32 where TF32 is allowed.
 pub fn can_fuse_conv(input: &Tensor) -> bool {
     // SAFETY: the handle comes from a live borrowed tensor, which the function only looks at.
     unsafe { raw::mrb_can_fuse_conv(input.as_ptr()) }
@@ -55,7 +55,7 @@ pub fn ready_for_conv(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
 /// `[N, C, H, W]` to `[N, O, H', W']`, in the memory format of the input.
 ///
 /// # Errors
-/// On inputs that [`can_fuse_conv`] denies, and on shapes that do not fit.
+/// On inputs that [`can_fuse_conv`] denies, on shapes that do not fit, and on CUDA without a ReLU.
 pub fn fused_conv(input: &Tensor, conv: &FusedConv) -> Result<Tensor> {
     let (input, weight) = (input.as_ptr(), conv.weight.as_ptr());
     let (bias, residual) = (optional(conv.bias), optional(conv.residual));

@@ -36,6 +36,8 @@ struct Kept {
     /// libtorch's counts of changes of the tensors that they were made of.
     versions: Vec<i64>,
     folded: Folded,
+    /// The bias as it was before, for a pass after the convolution.
+    shift: Option<Tensor>,
 }
 
 impl ConvNorm {
@@ -98,8 +100,13 @@ impl ConvNorm {
         }
         // Each operator more has to be sent to the GPU, which takes longer than these small ones themselves.
         let mut kept = self.kept.borrow_mut();
-        let Kept { folded: Folded { weight, bias }, .. } = self.up_to_date(&mut kept, x);
-        Some(self.conv.forward_fused(x, weight, bias.as_ref(), residual, relu))
+        let Kept { folded: Folded { weight, bias }, shift, .. } = self.up_to_date(&mut kept, x);
+        Some(if relu {
+            self.conv.forward_fused(x, weight, bias.as_ref(), residual, relu)
+        } else {
+            // cuDNN has no such operator without a ReLU.
+            self.conv.forward_with(x, weight, shift.as_ref(), residual, relu)
+        })
     }
 
     /// The kept weights, made anew where one of the tensors behind them has changed or `x` needs another type.
@@ -114,7 +121,7 @@ impl ConvNorm {
                 let Folded { weight, bias } = self.folded();
                 let ready = |tensor: &Tensor| ffi::ready_for_conv(x, tensor).expect("weights on the input's device");
                 let folded = Folded { weight: ready(&weight), bias: bias.as_ref().map(ready) };
-                kept.insert(Kept { versions, folded })
+                kept.insert(Kept { versions, folded, shift: bias })
             }
         }
     }
@@ -215,9 +222,9 @@ mod tests {
             let layer = ConvNorm::new(conv, norm(kind, &path.sub("norm")), true);
             let check = || {
                 let mut kept = layer.kept.borrow_mut();
-                let Folded { weight, bias } = &layer.up_to_date(&mut kept, &x).folded;
+                let Kept { folded: Folded { weight, bias }, shift, .. } = layer.up_to_date(&mut kept, &x);
                 let now = layer.folded();
-                assert!(*weight == now.weight && *bias == now.bias, "norm {kind}");
+                assert!(*weight == now.weight && *bias == now.bias && *shift == now.bias, "norm {kind}");
                 weight.data_ptr()
             };
             let first = check();

@@ -128,17 +128,28 @@ impl Conv2d {
     /// # Shapes
     /// `[N, in, H, W]` and `[N, out, H', W']` to `[N, out, H', W']`; `N` may be 0.
     pub fn forward_then(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
-        let ConvConfig { stride: s, padding: p, dilation: d, groups, .. } = self.config;
-        let convolve = |bias: Option<&Tensor>| {
-            let y = x.conv2d(&self.weight, bias, [s, s], [p, p], [d, d], groups);
-            flops::record(y.numel(), weights_per_row(&self.weight));
-            y
-        };
-        convolve_then(convolve, self.bias.as_ref(), residual, relu)
+        self.forward_with(x, &self.weight, self.bias.as_ref(), residual, relu)
     }
 
-    /// The convolution with given weights instead of its own, plus `bias` and `residual`, then ReLU, in one step where
-    /// that is possible: see [`ffi::can_fuse_conv`].
+    /// The same with given weights instead of its own.
+    pub(super) fn forward_with(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        residual: Option<&Tensor>,
+        relu: bool,
+    ) -> Tensor {
+        let ConvConfig { stride: s, padding: p, dilation: d, groups, .. } = self.config;
+        let convolve = |bias: Option<&Tensor>| {
+            let y = x.conv2d(weight, bias, [s, s], [p, p], [d, d], groups);
+            flops::record(y.numel(), weights_per_row(weight));
+            y
+        };
+        convolve_then(convolve, bias, residual, relu)
+    }
+
+    /// The same as one operator: see [`ffi::can_fuse_conv`] for the inputs that it takes.
     pub(super) fn forward_fused(
         &self,
         x: &Tensor,

@@ -73,7 +73,11 @@ fn conv_norm_in_inference_equals_the_cpu_s() {
                                 on_cuda.forward_residual(&input, &placed(&residual), false),
                                 on_cpu.forward_residual(&x, &residual, false),
                             );
-                            for (what, (got, want)) in [("plain", plain), ("residual", added)] {
+                            let sums = (
+                                on_cuda.forward_plus(&input, &placed(&residual), false),
+                                on_cpu.forward_plus(&x, &residual, false),
+                            );
+                            for (what, (got, want)) in [("plain", plain), ("residual", added), ("sum", sums)] {
                                 let greatest = want.abs().max().double_value(&[]);
                                 let got = got.to_device(Device::Cpu).to_kind(Kind::Float);
                                 let quantity = format!("{what} {kind:?} {format}{change}");

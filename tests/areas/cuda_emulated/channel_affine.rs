@@ -159,6 +159,9 @@ impl Choice {
     }
 }
 
+/// Where vectors may start, and a value before.
+const BOTH: [bool; 2] = [false, true];
+
 #[test]
 fn equals_the_cpu_kernel() {
     in_each_order(|| {
@@ -167,8 +170,9 @@ fn equals_the_cpu_kernel() {
         // only, in NCHW only, in both, of more vectors than a block has threads, and more than a block takes.
         let scalar = [[0, 3, 4, 4], [2, 3, 0, 4], [1, 1, 1, 1], [2, 5, 7, 3], [1, 3, 50, 51], [1, 2100, 1, 2]];
         let vectors = [[2, 16, 7, 3], [2, 3, 4, 6], [2, 24, 20, 20], [1, 2104, 1, 6], [1, 3, 96, 90], [1, 16, 20, 40]];
-        let shapes = scalar.into_iter().chain(vectors);
-        for (shape, choice) in shapes.flat_map(|shape| Choice::all().map(move |choice| (shape, choice))) {
+        let shapes =
+            scalar.map(|shape| (shape, &[false][..])).into_iter().chain(vectors.map(|shape| (shape, &BOTH[..])));
+        for ((shape, shifts), choice) in shapes.flat_map(|shape| Choice::all().map(move |choice| (shape, choice))) {
             let Choice { channels_last, scales, adds, relu } = choice;
             let (scale, shift) = (random(&[shape[1]], 1), random(&[shape[1]], 2));
             let constants = (scales.then_some(&scale), &shift);
@@ -185,7 +189,7 @@ fn equals_the_cpu_kernel() {
                 // The y of the CPU, whose zeros are where rounding cannot have moved them.
                 let results = relu.then(|| typed(&want));
                 let mut aligned: Option<Vec<Tensor>> = None;
-                for shifted in [false, true] {
+                for &shifted in shifts {
                     let case = format!("{shape:?}, {choice:?}, shifted {shifted}");
                     let layout = (channels_last, shifted);
                     let Some(y) = forward(&typed(&x), constants, added.as_ref(), relu, layout) else {
