@@ -141,6 +141,13 @@ struct mrb_autocast {
 };
 int mrb_autocast_enter(mrb_error* error, mrb_autocast* before, bool cuda, bool bfloat16);
 int mrb_autocast_leave(mrb_error* error, const mrb_autocast* before);
+// Casts these float32 weights to autocast's type, many with one kernel, and their gradients back in the same way. The
+// casts are kept until this thread's outermost autocast ends; nothing happens without autocast or without gradients.
+int mrb_cast_weights(mrb_error* error, const at::Tensor* const* weights, size_t len);
+// Whether operators of this thread are recorded for gradients.
+bool mrb_grad_enabled();
+// What `mrb_cast_weights` has kept for the weight, or the weight itself.
+int mrb_cast_of(mrb_error* error, at::Tensor** output, const at::Tensor* weight);
 
 // A tensor over float32 values that are somebody else's, without a copy. Whether it succeeds or not, `release(owner)` is
 // called once, in any thread, when nobody needs the values any more.

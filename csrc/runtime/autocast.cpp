@@ -19,7 +19,10 @@ int mrb_autocast_enter(mrb_error* error, mrb_autocast* before, bool cuda, bool b
 int mrb_autocast_leave(mrb_error* error, const mrb_autocast* before) {
   return mrb::guarded(error, [&] {
     // The casts of the weights are kept until here, as weights do not change meanwhile.
-    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    if (at::autocast::decrement_nesting() == 0) {
+      at::autocast::clear_cache();
+      mrb::forget_casts();
+    }
     const auto device = before->cuda ? at::kCUDA : at::kCPU;
     at::autocast::set_autocast_enabled(device, before->enabled);
     at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(before->dtype));

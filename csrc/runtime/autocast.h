@@ -18,3 +18,10 @@ TORCH_API int increment_nesting();
 TORCH_API int decrement_nesting();
 
 }  // namespace at::autocast
+
+namespace mrb {
+
+// Drops what `mrb_cast_weights` has kept.
+void forget_casts();
+
+}  // namespace mrb

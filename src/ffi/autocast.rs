@@ -40,6 +40,34 @@ impl Autocast {
     }
 }
 
+impl Autocast {
+    /// Casts weights ahead of their use, many with one kernel, and later their gradients back in the same way, instead of
+    /// each by itself; [`cast_of`] gives the casts. The values are the same. They are kept as long as those that libtorch
+    /// makes itself. Without gradients nothing happens.
+    ///
+    /// # Errors
+    /// A weight that is not float32, or on another device than the first.
+    pub fn cast_ahead(&self, weights: &[Tensor]) -> Result<()> {
+        let weights: Vec<_> = weights.iter().map(Tensor::as_ptr).collect();
+        // SAFETY: the handles come from live borrowed tensors, the error from `call`.
+        call(|error| unsafe { raw::mrb_cast_weights(error, weights.as_ptr(), weights.len()) })
+    }
+}
+
+/// What [`Autocast::cast_ahead`] has made of a weight, or the weight itself.
+pub fn cast_of(weight: &Tensor) -> Tensor {
+    let weight = weight.as_ptr();
+    // SAFETY: the handle comes from a live borrowed tensor, the error and output from `call_for_tensor`.
+    let cast = call_for_tensor(|error, output| unsafe { raw::mrb_cast_of(error, output, weight) });
+    cast.expect("looking a tensor up cannot fail")
+}
+
+/// Whether this thread's operators are recorded for gradients (`torch.is_grad_enabled`).
+pub fn is_grad_enabled() -> bool {
+    // SAFETY: the function only reads the thread's state.
+    unsafe { raw::mrb_grad_enabled() }
+}
+
 impl Drop for Autocast {
     fn drop(&mut self) {
         // SAFETY: both pointers are valid for the call, which ends what `enter` began in this thread. Setting the
@@ -104,6 +132,44 @@ mod tests {
             let _autocast = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
             assert_eq!(x.matmul(&weight).double_value(&[0, 0]), value);
         }
+    }
+
+    /// One weight is used twice, one never, and together they are more than one group.
+    #[test]
+    fn casts_ahead_of_use_change_nothing() {
+        let _generator = crate::utils::testing::generator();
+        tch::manual_seed(4);
+        let draw = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let weights = [[64, 64], [64, 64], [64, 120_000]].map(|shape| draw(&shape).set_requires_grad(true));
+        let unused = draw(&[3, 3]).set_requires_grad(true);
+        let x = draw(&[5, 64]);
+        let run = |ahead: bool| {
+            let autocast = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+            if ahead {
+                let all: Vec<_> = weights.iter().chain([&unused]).map(Tensor::shallow_clone).collect();
+                autocast.cast_ahead(&all).unwrap();
+            }
+            let [a, b, c] = weights.each_ref().map(cast_of);
+            assert_eq!(a.kind(), if ahead { Kind::BFloat16 } else { Kind::Float });
+            let y = x.matmul(&a).matmul(&b).matmul(&a).matmul(&c);
+            drop(autocast);
+            assert_eq!(cast_of(&weights[0]).kind(), Kind::Float);
+            y.square().sum(Kind::Float).backward();
+            let gradients = weights.each_ref().map(|weight| weight.grad().copy());
+            crate::ffi::clear_gradients(weights.iter()).unwrap();
+            (y, gradients)
+        };
+        let ((expected, expected_gradients), (y, gradients)) = (run(false), run(true));
+        assert!(y == expected && gradients == expected_gradients);
+        assert!(gradients[0].abs().sum(Kind::Float).double_value(&[]) > 0.0 && !unused.grad().defined());
+
+        let no_grad = tch::no_grad_guard();
+        let autocast = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+        autocast.cast_ahead(&[weights[0].shallow_clone()]).unwrap();
+        assert_eq!(cast_of(&weights[0]).kind(), Kind::Float);
+        assert!(!is_grad_enabled());
+        drop(no_grad);
+        assert!(is_grad_enabled() && autocast.cast_ahead(&[weights[0].to_kind(Kind::Double)]).is_err());
     }
 
     #[test]

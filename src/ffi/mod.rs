@@ -13,7 +13,7 @@ mod raw;
 mod runtime;
 pub mod system;
 
-pub use autocast::{upsample_nearest, Autocast};
+pub use autocast::{cast_of, is_grad_enabled, upsample_nearest, Autocast};
 pub use backends::{cuda_peak_memory, cuda_set_device, is_deterministic, set_deterministic, set_tf32};
 pub use bytes::copy_bytes;
 pub use counters::{OperatorCounter, SyncCounter};

@@ -282,6 +282,12 @@ extern "C" {
 
     pub fn mrb_autocast_leave(error: *mut Error, before: *const Autocast) -> c_int;
 
+    pub fn mrb_cast_weights(error: *mut Error, weights: *const *const C_tensor, len: usize) -> c_int;
+
+    pub fn mrb_grad_enabled() -> bool;
+
+    pub fn mrb_cast_of(error: *mut Error, output: *mut *mut C_tensor, weight: *const C_tensor) -> c_int;
+
     pub fn mrb_tensor_over(
         error: *mut Error,
         output: *mut *mut C_tensor,

@@ -6,6 +6,7 @@ use tch::Tensor;
 use crate::ffi::{self, FusedConv};
 
 use super::dcn::{DeformConv, DeformConvGeometry, ModulatedDeformConv};
+use super::precision::KeptCast;
 use super::{flops, Init, ParamPath};
 
 /// PyTorch's own initialisation of convolution and linear weights (`kaiming_uniform_` with `a = sqrt(5)`).
@@ -44,9 +45,9 @@ impl Default for ConvConfig {
     }
 }
 
-fn bias_parameter(path: &ParamPath, size: i64, init: Option<Init>, fan_in: i64) -> Tensor {
+fn bias_init(init: Option<Init>, fan_in: i64) -> Init {
     let bound = 1.0 / (fan_in.max(1) as f64).sqrt();
-    path.parameter("bias", &[size], init.unwrap_or(Init::Uniform { low: -bound, high: bound }))
+    init.unwrap_or(Init::Uniform { low: -bound, high: bound })
 }
 
 /// The parameters of a convolution or transposed convolution: `weight` of this shape and, with `config.bias`, `bias`.
@@ -57,9 +58,9 @@ fn conv_parameters(
     out_channels: i64,
     config: &ConvConfig,
 ) -> (Tensor, Option<Tensor>) {
-    let weight = path.parameter("weight", &shape, config.weight_init);
+    let weight = path.factor("weight", &shape, config.weight_init);
     let fan_in = shape[1..].iter().product();
-    let bias = config.bias.then(|| bias_parameter(path, out_channels, config.bias_init, fan_in));
+    let bias = config.bias.then(|| path.parameter("bias", &[out_channels], bias_init(config.bias_init, fan_in)));
     (weight, bias)
 }
 
@@ -106,6 +107,7 @@ pub struct Conv2d {
     /// `[out]`
     pub bias: Option<Tensor>,
     config: ConvConfig,
+    cast: KeptCast,
 }
 
 impl Conv2d {
@@ -113,7 +115,7 @@ impl Conv2d {
     pub fn new(path: &ParamPath, in_channels: i64, out_channels: i64, kernel_size: i64, config: ConvConfig) -> Self {
         let shape = [out_channels, in_channels / config.groups, kernel_size, kernel_size];
         let (weight, bias) = conv_parameters(path, shape, out_channels, &config);
-        Self { weight, bias, config }
+        Self { weight, bias, config, cast: KeptCast::default() }
     }
 
     /// # Shapes
@@ -128,7 +130,7 @@ impl Conv2d {
     /// # Shapes
     /// `[N, in, H, W]` and `[N, out, H', W']` to `[N, out, H', W']`; `N` may be 0.
     pub fn forward_then(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
-        self.forward_with(x, &self.weight, self.bias.as_ref(), residual, relu)
+        self.forward_with(x, &self.cast.of(&self.weight, x), self.bias.as_ref(), residual, relu)
     }
 
     /// The same with given weights instead of its own.
@@ -176,6 +178,7 @@ pub struct ConvTranspose2d {
     /// The stride is the number of pixels of the output per pixel of the input, the padding what is left out of it.
     config: ConvConfig,
     output_padding: i64,
+    cast: KeptCast,
 }
 
 impl ConvTranspose2d {
@@ -183,7 +186,7 @@ impl ConvTranspose2d {
     pub fn new(path: &ParamPath, in_channels: i64, out_channels: i64, kernel_size: i64, config: ConvConfig) -> Self {
         let shape = [in_channels, out_channels / config.groups, kernel_size, kernel_size];
         let (weight, bias) = conv_parameters(path, shape, out_channels, &config);
-        Self { weight, bias, config, output_padding: 0 }
+        Self { weight, bias, config, output_padding: 0, cast: KeptCast::default() }
     }
 
     /// The same with `output_padding` more rows and columns at the bottom and right of the output.
@@ -206,7 +209,7 @@ impl ConvTranspose2d {
         let o = self.output_padding;
         let convolve = |bias: Option<&Tensor>| {
             flops::record(x.numel(), weights_per_row(&self.weight));
-            x.conv_transpose2d(&self.weight, bias, [s, s], [p, p], [o, o], groups, [d, d])
+            x.conv_transpose2d(&self.cast.of(&self.weight, x), bias, [s, s], [p, p], [o, o], groups, [d, d])
         };
         convolve_then(convolve, self.bias.as_ref(), None, relu)
     }
@@ -236,20 +239,23 @@ pub struct Linear {
     pub weight: Tensor,
     /// `[out]`
     pub bias: Option<Tensor>,
+    cast: KeptCast,
+    bias_cast: KeptCast,
 }
 
 impl Linear {
     /// Parameters `weight` `[out, in]` and, with `config.bias`, `bias` `[out]`.
     pub fn new(path: &ParamPath, in_features: i64, out_features: i64, config: LinearConfig) -> Self {
-        let weight = path.parameter("weight", &[out_features, in_features], config.weight_init);
-        let bias = config.bias.then(|| bias_parameter(path, out_features, config.bias_init, in_features));
-        Self { weight, bias }
+        let weight = path.factor("weight", &[out_features, in_features], config.weight_init);
+        let bias = config.bias.then(|| path.factor("bias", &[out_features], bias_init(config.bias_init, in_features)));
+        Self { weight, bias, cast: KeptCast::default(), bias_cast: KeptCast::default() }
     }
 
     /// # Shapes
     /// `[N, in]` to `[N, out]`; `N` may be 0.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let y = x.linear(&self.weight, self.bias.as_ref());
+        let bias = self.bias.as_ref().map(|bias| self.bias_cast.of(bias, x));
+        let y = x.linear(&self.cast.of(&self.weight, x), bias.as_ref());
         flops::record(y.numel(), weights_per_row(&self.weight));
         y
     }

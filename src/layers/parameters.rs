@@ -9,6 +9,8 @@ use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::ffi;
+
 /// How a parameter gets its first values (`torch.nn.init`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
@@ -64,6 +66,8 @@ struct Inner {
     entries: Vec<Entry>,
     /// Position in `entries` by name.
     index: HashMap<String, usize>,
+    /// The parameters that are factors of convolutions and products.
+    factors: Vec<Tensor>,
     device: Device,
     initialise: bool,
 }
@@ -86,7 +90,8 @@ impl Parameters {
     }
 
     fn with(device: Device, initialise: bool) -> Self {
-        Self { inner: Rc::new(RefCell::new(Inner { entries: Vec::new(), index: HashMap::new(), device, initialise })) }
+        let inner = Inner { entries: Vec::new(), index: HashMap::new(), factors: Vec::new(), device, initialise };
+        Self { inner: Rc::new(RefCell::new(inner)) }
     }
 
     /// The path of the model itself.
@@ -123,6 +128,28 @@ impl Parameters {
             .filter(|e| e.role == Role::Parameter && e.alias_of.is_none() && e.tensor.requires_grad())
             .map(|e| (e.name.clone(), e.tensor.shallow_clone()))
             .collect()
+    }
+
+    /// The trained parameters that convolutions and matrix products take as factors or summands, which mixed precision
+    /// therefore casts, in creation order.
+    pub fn factors(&self) -> Vec<Tensor> {
+        let inner = self.inner.borrow();
+        inner.factors.iter().filter(|factor| factor.requires_grad()).map(Tensor::shallow_clone).collect()
+    }
+
+    /// Lays the filters of convolutions out in memory as the maps that they are applied to: the channels of each position
+    /// side by side (`torch.channels_last`), or in row-major order. Otherwise cuDNN reorders them each time that they are
+    /// used. Values, names and shapes stay.
+    ///
+    /// Filters of one position or one channel are the same in both.
+    pub fn lay_out(&self, channels_last: bool) {
+        let _no_grad = tch::no_grad_guard();
+        for filter in &self.inner.borrow().factors {
+            if matches!(filter.size()[..], [_, channels, height, width] if channels > 1 && height * width > 1) {
+                let laid_out = if channels_last { ffi::channels_last(filter) } else { ffi::nchw(filter) };
+                filter.shallow_clone().set_data(&laid_out);
+            }
+        }
     }
 
     /// The entry of that name, as a shallow copy.
@@ -184,6 +211,13 @@ impl ParamPath {
     pub fn parameter(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let tensor = self.fill(shape, init).set_requires_grad(true);
         self.parameters.push(Entry { name: self.name(name), tensor, role: Role::Parameter, alias_of: None })
+    }
+
+    /// A [`parameter`](Self::parameter) that a convolution or matrix product takes: see [`Parameters::factors`].
+    pub fn factor(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+        let factor = self.parameter(name, shape, init);
+        self.parameters.inner.borrow_mut().factors.push(factor.shallow_clone());
+        factor
     }
 
     /// A float32 buffer filled with `value`.
@@ -266,9 +300,32 @@ impl ParamPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::utils::testing::generator;
 
     fn names(entries: &[Entry]) -> Vec<&str> {
         entries.iter().map(|e| e.name.as_str()).collect()
+    }
+
+    #[test]
+    fn filters_are_laid_out_without_a_change_of_values() {
+        let parameters = Parameters::new(Device::Cpu);
+        let uniform = Init::Uniform { low: -1.0, high: 1.0 };
+        let _generator = generator();
+        let path = parameters.root();
+        let filter = path.factor("filter", &[4, 3, 2, 2], uniform);
+        let shapes = [&[4, 3, 1, 1][..], &[4, 1, 3, 3], &[4, 3]];
+        let others: Vec<Tensor> = (0..).zip(shapes).map(|(i, shape)| path.sub(i).factor("w", shape, uniform)).collect();
+        let _ = path.sub("norm").parameter("weight", &[4], uniform);
+        let (values, strides) = (filter.copy(), |tensor: &Tensor| tensor.stride());
+        let before: Vec<_> = others.iter().map(strides).collect();
+        for (channels_last, expected) in [(true, [12, 1, 6, 3]), (true, [12, 1, 6, 3]), (false, [12, 4, 2, 1])] {
+            parameters.lay_out(channels_last);
+            assert_eq!((filter.stride(), &filter), (expected.to_vec(), &values));
+            assert_eq!(parameters.get("filter").map(|filter| filter.stride()), Some(expected.to_vec()));
+            assert_eq!(others.iter().map(strides).collect::<Vec<_>>(), before);
+        }
+        let _ = filter.shallow_clone().set_requires_grad(false);
+        assert_eq!(parameters.factors().len(), 3);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Mixed precision: which number formats a model computes in.
 
+use std::cell::RefCell;
 use std::str::FromStr;
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use crate::config::registry::unknown_name;
-use crate::ffi::Autocast;
+use crate::ffi::{self, Autocast};
 
 /// The values of `DTYPE`. Weights, losses, boxes and everything that selects boxes are float32 in all of them; with the
 /// shorter two, convolutions and matrix products compute in 16 bits (apex's level O1, which libtorch calls autocast).
@@ -65,6 +66,44 @@ pub(super) fn full_precision_on_cpu(tensor: &Tensor) -> Tensor {
     }
 }
 
+/// A weight in the type that it is used in.
+///
+/// In training that is what [`Autocast::cast_ahead`] has made of it. In inference on CUDA, where weights stay the same for many
+/// batches, its own cast is kept: one more copy in 16 bits, instead of a kernel for each weight and batch.
+#[derive(Debug, Default)]
+pub(super) struct KeptCast(RefCell<Option<(i64, Tensor)>>);
+
+impl KeptCast {
+    /// For a convolution or matrix product of `x`.
+    pub(super) fn of(&self, weight: &Tensor, x: &Tensor) -> Tensor {
+        if ffi::is_grad_enabled() {
+            // The optimizer will change it.
+            self.0.take();
+            return ffi::cast_of(weight);
+        }
+        match x.device() {
+            Device::Cuda(_) => self.up_to_date(weight, x),
+            _ => weight.shallow_clone(),
+        }
+    }
+
+    fn up_to_date(&self, weight: &Tensor, x: &Tensor) -> Tensor {
+        if ffi::is_ready_for_conv(x, weight) {
+            self.0.take();
+            return weight.shallow_clone();
+        }
+        let mut kept = self.0.borrow_mut();
+        let version = weight.internal_version();
+        match &*kept {
+            Some((known, cast)) if *known == version && ffi::is_ready_for_conv(x, cast) => cast.shallow_clone(),
+            _ => {
+                let cast = ffi::ready_for_conv(x, weight).expect("a weight on the input's device");
+                kept.insert((version, cast)).1.shallow_clone()
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +113,26 @@ mod tests {
         assert_eq!("bfloat16".parse::<Precision>().unwrap(), Precision::BFloat16);
         let error = "half".parse::<Precision>().unwrap_err().to_string();
         assert!(error.contains("DTYPE") && error.contains("bfloat16, float16, float32"), "{error}");
+    }
+
+    #[test]
+    fn a_cast_is_kept_until_its_weight_changes() {
+        let (mut weight, x) =
+            (Tensor::ones([2, 2], (Kind::Float, Device::Cpu)), Tensor::ones([1, 2], (Kind::Float, Device::Cpu)));
+        let kept = KeptCast::default();
+        let _no_grad = tch::no_grad_guard();
+        let place = |tensor: Tensor| (tensor.kind(), tensor.data_ptr());
+        assert_eq!(place(kept.up_to_date(&weight, &x)), (Kind::Float, weight.data_ptr()));
+        let autocast = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+        let first = place(kept.up_to_date(&weight, &x));
+        assert_eq!((first.0, place(kept.up_to_date(&weight, &x))), (Kind::BFloat16, first));
+        let _ = weight.fill_(3.0);
+        assert_eq!(kept.up_to_date(&weight, &x).to_kind(Kind::Float), weight);
+        // On the CPU libtorch casts by itself.
+        assert_eq!(place(kept.of(&weight, &x)), (Kind::Float, weight.data_ptr()));
+        drop(autocast);
+        assert_eq!(kept.up_to_date(&weight, &x).kind(), Kind::Float);
+        assert!(kept.0.borrow().is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use tch::{Device, Tensor};
 
 use crate::config::Config;
 use crate::ffi::{self, Autocast};
-use crate::layers::{ParamPath, Precision};
+use crate::layers::{ParamPath, Parameters, Precision};
 use crate::modeling::backbone::build_backbone;
 use crate::modeling::registry::{Backbone, ModelRegistries};
 use crate::modeling::roi_heads::{build_roi_heads, CombinedRoiHeads};
@@ -21,6 +21,7 @@ pub struct GeneralizedRcnn {
     backbone: Box<dyn Backbone>,
     rpn: ProposalNetwork,
     roi_heads: Option<CombinedRoiHeads>,
+    parameters: Parameters,
     precision: Precision,
     device: Device,
     channels_last: bool,
@@ -38,7 +39,9 @@ impl GeneralizedRcnn {
         let rpn = build_rpn(cfg, &root.sub("rpn"), maps, registries)?;
         let roi_heads = build_roi_heads(cfg, &root.sub("roi_heads"), maps, registries)?;
         let device = root.device();
-        Ok(Self { backbone, rpn, roi_heads, precision, device, channels_last: device.is_cuda() })
+        let (parameters, channels_last) = (root.parameters().clone(), device.is_cuda());
+        parameters.lay_out(channels_last);
+        Ok(Self { backbone, rpn, roi_heads, parameters, precision, device, channels_last })
     }
 
     /// Whether feature maps have the channels of each pixel side by side in memory, which tensor cores read without
@@ -52,6 +55,7 @@ impl GeneralizedRcnn {
             "channels-last training is not possible on the CPU: the weight gradients of oneDNN 3.10 write out of bounds \
              for narrow convolutions in this format (inference on the CPU uses it by itself)"
         );
+        self.parameters.lay_out(channels_last);
         Ok(Self { channels_last, ..self })
     }
 
@@ -102,7 +106,10 @@ impl GeneralizedRcnn {
             images.len(),
             targets.len()
         );
-        let _autocast = self.autocast()?;
+        let autocast = self.autocast()?;
+        if let Some(autocast) = &autocast {
+            autocast.cast_ahead(&self.parameters.factors())?;
+        }
         let features = match self.channels_last {
             true => self.backbone.forward(&ffi::channels_last(&images.tensors), true),
             false => self.backbone.forward(&images.tensors, true),

@@ -1,6 +1,7 @@
 //! Mixed precision: what is computed in 16 bits stays between layers.
 
 use super::*;
+use crate::ffi::Autocast;
 
 fn with_dtype<'a>(parts: &[&'a str], dtype: &'a str) -> Config {
     config(&[parts, &["DTYPE", dtype]].concat())
@@ -41,6 +42,32 @@ fn losses_gradients_and_detections_are_float32() {
                 assert_eq!(boxes.tensor_field(field).unwrap().kind(), Kind::Float, "{kind}, {dtype}");
             }
         }
+    }
+}
+
+#[test]
+fn weights_cast_together_give_the_gradients_of_autocast() {
+    let _generator = crate::utils::testing::generator();
+    let (own, weights) = model(&with_dtype(&[FPN], "bfloat16"));
+    let (plain, of_plain) = model(&config(&[FPN]));
+    copy_weights(&weights, &of_plain);
+    let targets = [target(&[[8.0, 8.0, 40.0, 40.0]], (96, 64)), target(&[[4.0, 20.0, 50.0, 80.0]], (64, 96))];
+    let losses = |model: &GeneralizedRcnn| {
+        tch::manual_seed(11);
+        model.losses(&images(), &targets).unwrap()
+    };
+    let together = losses(&own);
+    let one_by_one = {
+        let _autocast = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+        losses(&plain)
+    };
+    for ((name, loss), (_, expected)) in together.iter().zip(&one_by_one) {
+        assert_eq!(loss, expected, "{name}");
+    }
+    total(&together).backward();
+    total(&one_by_one).backward();
+    for ((name, parameter), (_, expected)) in weights.trainable().into_iter().zip(of_plain.trainable()) {
+        assert!(parameter.grad() == expected.grad(), "{name}");
     }
 }
 
