@@ -68,7 +68,7 @@ pub fn init_process_group(local_rank: Option<usize>, timeout: Duration, slow_aft
     ensure!(place.is_none(), "this process belongs to a job already");
     let (store, group) = topology.meet(timeout)?;
     let signs = Signs::new(store, topology.rank, topology.world_size);
-    let heartbeat = Heartbeat::start(signs.clone(), slow_after)?;
+    let heartbeat = Heartbeat::start(signs.clone(), timeout, slow_after)?;
     let lookout = Lookout::start(signs.clone(), heartbeat.pulse.clone())?;
     let threads = Mutex::new(Some((heartbeat, lookout)));
     let (works, has_nccl, teller) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicU8::new(Teller::Nobody as u8));

@@ -222,7 +222,7 @@ fn blocks(blocked: usize) -> String {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let victim = 1 - blocked;
     let fault = format!("{blocked}:update:3:sleep=600,{victim}:update:3:kill");
-    let ended = start(&fault, folder.path(), &["--dist-timeout", "60"], &[]).map(ends);
+    let ended = start(&fault, folder.path(), &["--dist-timeout", "20"], &[]).map(ends);
     let error = stderr(&ended[blocked]);
     assert_eq!(ended[blocked].status.code(), Some(1), "{error}");
     assert_eq!(error.matches("error: ").count(), 1, "{error}");

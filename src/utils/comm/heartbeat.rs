@@ -19,13 +19,15 @@ use super::watchdog::Watchdog;
 
 /// Time between two signs of life.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Own signs (15 s) in which the next process gives none before it is thought to be lost: as long as torchrun waits for
-/// the launcher of a machine. Counted, so that a process that was stopped itself blames nobody.
-pub(super) const PATIENCE: u32 = 30;
+/// Time without a sign after which a process is thought to be lost, unless operations end earlier: a network may take some of
+/// it to find another way.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the thread has met with.
-#[derive(Default)]
 pub(super) struct Pulse {
+    /// Own signs in which the next process gives none before it is thought to be lost. Counted, so that a process that was
+    /// stopped itself blames nobody.
+    pub(super) patience: u32,
     /// Grows with every sign that the store has taken.
     pub(super) beats: AtomicU64,
     /// The store is gone, and the thread has ended.
@@ -39,18 +41,24 @@ struct Next {
     rank: usize,
     beat: Option<u64>,
     unchanged: u32,
+    patience: u32,
+}
+
+/// As many signs as are given in [`PATIENCE`], or in the time after which operations fail.
+fn patience(timeout: Duration) -> u32 {
+    timeout.min(PATIENCE).div_duration_f64(HEARTBEAT).ceil() as u32
 }
 
 impl Next {
-    fn of(signs: &Signs) -> Self {
-        Self { rank: (signs.rank + 1) % signs.world_size, beat: None, unchanged: 0 }
+    fn of(signs: &Signs, patience: u32) -> Self {
+        Self { rank: (signs.rank + 1) % signs.world_size, beat: None, unchanged: 0, patience }
     }
 
     /// Whether its beat, read once more, has been the same for too long.
     fn is_silent(&mut self, beat: Option<u64>) -> bool {
         self.unchanged = if beat == self.beat { self.unchanged.saturating_add(1) } else { 0 };
         self.beat = beat;
-        self.unchanged >= PATIENCE
+        self.unchanged >= self.patience
     }
 
     /// True if it gives no signs without having left. That the store is gone is noticed by the next own sign.
@@ -68,20 +76,26 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Who is late is named when this process has waited for `slow_after`.
+    /// Who is late is named when this process has waited for `slow_after`; operations fail after `timeout`.
     ///
     /// # Errors
     /// The store is gone, or there can be no thread.
-    pub(super) fn start(signs: Signs, slow_after: Option<Duration>) -> Result<Self> {
+    pub(super) fn start(signs: Signs, timeout: Duration, slow_after: Option<Duration>) -> Result<Self> {
         signs.introduce()?;
         signs.give(0)?;
         let (stop, stopped) = mpsc::channel::<()>();
         let (end, ended) = mpsc::channel();
-        let pulse = Arc::new(Pulse::default());
+        let patience = patience(timeout);
+        let pulse = Arc::new(Pulse {
+            patience,
+            beats: AtomicU64::new(0),
+            store_is_gone: AtomicBool::new(false),
+            next_is_silent: AtomicBool::new(false),
+        });
         let met = pulse.clone();
         let live = move || {
             let mut watchdog = slow_after.map(Watchdog::new);
-            let mut next = Next::of(&signs);
+            let mut next = Next::of(&signs, patience);
             for beat in 1.. {
                 if stopped.recv_timeout(HEARTBEAT) != Err(RecvTimeoutError::Timeout) {
                     break;
@@ -118,12 +132,13 @@ mod tests {
 
     #[test]
     fn the_next_process_is_silent_when_its_beat_stands_still_for_long() {
-        let mut next = Next { rank: 1, beat: None, unchanged: 0 };
+        assert_eq!([15, 1800].map(|seconds| patience(Duration::from_secs(seconds))), [30, 120]);
+        let mut next = Next { rank: 1, beat: None, unchanged: 0, patience: 3 };
         let mut looks = |beat, times| (0..times).map(|_| next.is_silent(beat)).collect::<Vec<_>>();
-        assert_eq!(looks(Some(7), PATIENCE), vec![false; PATIENCE as usize], "the first look only sees the beat");
+        assert_eq!(looks(Some(7), 3), vec![false; 3], "the first look only sees the beat");
         assert_eq!(looks(Some(7), 2), [true, true]);
         assert_eq!(looks(Some(8), 1), [false]);
-        assert_eq!(looks(Some(8), PATIENCE - 1), vec![false; PATIENCE as usize - 1]);
+        assert_eq!(looks(Some(8), 2), vec![false; 2]);
         assert_eq!(looks(Some(8), 1), [true]);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::end::{end_for_main_thread, within, FAREWELL};
-use super::heartbeat::{Pulse, HEARTBEAT, PATIENCE};
+use super::heartbeat::{Pulse, HEARTBEAT};
 use super::phase::Here;
 use super::signs::{Event, Signs, SILENCE};
 use crate::ffi::system::send_signal;
@@ -78,7 +78,7 @@ impl Watch {
             return Some(cause.event);
         }
         // With the store goes its host.
-        if self.pulse.store_is_gone.load(Ordering::Relaxed) || self.unanswered >= PATIENCE {
+        if self.pulse.store_is_gone.load(Ordering::Relaxed) || self.unanswered >= self.pulse.patience {
             return Some(Event::Lost);
         }
         if self.pulse.next_is_silent.load(Ordering::Relaxed) {

@@ -332,7 +332,7 @@ mod tests {
         let job = job(5);
         let set = |rank: usize, text: &str| job[0].store.set(&sign_key(rank), text.as_bytes()).unwrap();
         set(2, "0 - start");
-        let alive = Heartbeat::start(Signs { world_size: 3, ..job[1].clone() }, None).unwrap();
+        let alive = Heartbeat::start(Signs { world_size: 3, ..job[1].clone() }, Duration::from_secs(60), None).unwrap();
         assert!(job[2].leave("").unwrap() && !job[2].leave("").unwrap());
         let cause = Signs { world_size: 3, ..job[0].clone() }.cause().unwrap();
         assert!(cause.text.starts_with("no process is lost, but rank 1 is late ("), "{}", cause.text);
@@ -381,7 +381,7 @@ mod tests {
     fn an_error_is_known_after_the_store_has_gone() {
         let mut job = job(2);
         let other = job.pop().unwrap();
-        let heartbeat = Heartbeat::start(other.clone(), None).unwrap();
+        let heartbeat = Heartbeat::start(other.clone(), Duration::from_secs(60), None).unwrap();
         assert!(job[0].leave("no such image").unwrap());
         let begin = std::time::Instant::now();
         while !job[0].has_said_goodbye(1).unwrap() && begin.elapsed() < Duration::from_secs(20) {
