@@ -5,6 +5,7 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <limits>
 #include <unordered_map>
 #include <vector>
 
@@ -56,6 +57,9 @@ thread_local std::unordered_map<const c10::TensorImpl*, at::Tensor> casts_of;
 
 void cast_group(const variable_list& weights, at::ScalarType type) {
   const auto casts = CastGroup::apply(at::TensorList(weights), static_cast<int64_t>(type));
+  // Of what can run, the backward pass takes the latest of the forward pass first. These were made before everything else,
+  // and would all come at its end.
+  if (const auto& node = casts[0].grad_fn()) node->set_sequence_nr(std::numeric_limits<uint64_t>::max());
   for (size_t i = 0; i < weights.size(); ++i) casts_of[weights[i].unsafeGetTensorImpl()] = casts[i];
 }
 

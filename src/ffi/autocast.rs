@@ -172,6 +172,23 @@ mod tests {
         assert!(is_grad_enabled() && autocast.cast_ahead(&[weights[0].to_kind(Kind::Double)]).is_err());
     }
 
+    /// Processes average the gradients of a group while those of earlier layers are computed.
+    #[test]
+    fn gradients_of_a_group_come_as_soon_as_they_are_computed() {
+        let ones = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
+        // More than one group.
+        let [first, last] = [[8, 64], [64, 120_000]].map(|shape| ones(&shape).set_requires_grad(true));
+        let autocast = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+        autocast.cast_ahead(&[first.shallow_clone(), last.shallow_clone()]).unwrap();
+        let mut hidden = ones(&[1, 8]).matmul(&cast_of(&first)).tanh();
+        let loss = (&hidden * 1.0).matmul(&cast_of(&last)).sum(Kind::Float);
+        drop(autocast);
+        // The backward pass ends at tanh with an error.
+        let _ = tch::no_grad(|| hidden.zero_());
+        assert!(loss.f_backward().unwrap_err().to_string().contains("inplace operation"));
+        assert!(last.grad().defined() && !first.grad().defined());
+    }
+
     #[test]
     fn other_types_are_errors() {
         assert!(Autocast::enter(Device::Cpu, Kind::Float).is_err());

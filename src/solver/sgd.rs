@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum (torch.optim.SGD), one group of settings per parameter.
 
 use anyhow::{ensure, Context, Result};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use crate::checkpoint::{to_tensor, Dict, Value};
 use crate::ffi::{self, SgdParameter};
@@ -212,8 +212,10 @@ impl Sgd {
                         "the momentum of {name} has shape {:?}, the parameter {expected:?}",
                         data.shape()
                     );
-                    let like = (group.tensor.kind(), group.tensor.device());
-                    Some(placed(to_tensor(data).with_context(|| name.clone())?, like))
+                    // Fused steps want it to lie in memory as the parameter does, which a file does not say.
+                    let mut buffer = group.tensor.empty_like();
+                    buffer.f_copy_(&to_tensor(data).with_context(|| name.clone())?).with_context(|| name.clone())?;
+                    Some(buffer)
                 }
                 _ => None,
             });
@@ -228,12 +230,10 @@ impl Sgd {
     }
 }
 
-fn placed(tensor: Tensor, (kind, device): (Kind, Device)) -> Tensor {
-    tensor.to_kind(kind).to_device(device)
-}
-
 #[cfg(test)]
 mod tests {
+    use tch::{Device, Kind};
+
     use super::*;
     use crate::ffi::channels_last;
 
@@ -282,6 +282,36 @@ mod tests {
                 assert_eq!(optimizer.groups()[0].tensor.detach(), expected, "decay {decay}, step {step}");
                 assert_eq!(optimizer.momentum_buffer(0), velocity.as_ref());
             }
+        }
+    }
+
+    /// On CUDA filters lie channels-last, files hold everything in row-major order, and libtorch's fused step takes only
+    /// momentum with the strides of its parameter.
+    #[test]
+    fn momentum_from_a_file_lies_in_memory_as_its_parameter() {
+        let filter = |seed| channels_last(&values(&[6, 5, 3, 3], seed));
+        let start = || vec![group("filter", filter(1), 0.1), group("bias", values(&[4], 2), 0.0)];
+        let backward = |optimizer: &mut Sgd| {
+            optimizer.zero_grad();
+            let sum = |group: &ParamGroup| group.tensor.square().sum(Kind::Float);
+            (sum(&optimizer.groups()[0]) + sum(&optimizer.groups()[1])).backward();
+            optimizer.step();
+        };
+        let mut optimizer = Sgd::new(start(), 0.9);
+        backward(&mut optimizer);
+        let mut resumed = Sgd::new(start(), 0.9);
+        resumed.load_state_dict(&optimizer.state_dict()).unwrap();
+        for (index, group) in resumed.groups().iter().enumerate() {
+            let momentum = resumed.momentum_buffer(index).unwrap();
+            assert_eq!((momentum.stride(), momentum.requires_grad()), (group.tensor.stride(), false));
+            assert_eq!(Some(momentum), optimizer.momentum_buffer(index));
+            let _ = tch::no_grad(|| group.tensor.shallow_clone().copy_(&optimizer.groups()[index].tensor));
+        }
+        assert_eq!(resumed.groups()[0].tensor.stride(), [45, 1, 15, 5]);
+        backward(&mut optimizer);
+        backward(&mut resumed);
+        for (resumed, group) in resumed.groups().iter().zip(optimizer.groups()) {
+            assert_eq!(resumed.tensor, group.tensor);
         }
     }
 
