@@ -5,12 +5,12 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::Config;
 use crate::layers::{nms_mask, NmsGroups};
-use crate::modeling::batch::{indices_of_batch, select_rows_of_all};
+use crate::modeling::batch::{indices_of_batch, select_rows_of_all, Rows};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::utils::cat;
 use crate::structures::{cat_boxlist, to_device, BoxList, ImageList, Mode};
 
-use super::utils::permute_and_flatten;
+use super::utils::AnchorPredictions;
 
 /// Selects proposals. Training and inference have their own limits, hence two instances.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl RpnPostProcessor {
     /// Proposals of each image, with the field `objectness` (a probability).
     ///
     /// # Shapes
-    /// Per level: `anchors` `[H·W·A, 4]`, `objectness` `[N, A, H, W]`, `box_regression` `[N, A·4, H, W]`.
+    /// `anchors`: one `[H·W·A, 4]` per level.
     ///
     /// # Errors
     /// See [`BoxList::new`] and [`BoxList::select`].
@@ -44,26 +44,24 @@ impl RpnPostProcessor {
         &self,
         images: &ImageList,
         anchors: &[Tensor],
-        objectness: &[Tensor],
-        box_regression: &[Tensor],
+        predictions: &AnchorPredictions,
     ) -> Result<Vec<BoxList>> {
         let _no_grad = tch::no_grad_guard();
         let number = images.len() as i64;
-        let (mut scores, mut codes, mut references, mut levels) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let maps = anchors.iter().zip(objectness).zip(box_regression);
-        for (level, ((anchors, objectness), box_regression)) in maps.enumerate() {
-            let probabilities = permute_and_flatten(objectness, 1).squeeze_dim(2).sigmoid();
-            let (best_scores, best) = best_anchors(&probabilities, self.pre_nms_top_n.min(anchors.size()[0]));
-            let kept = best.size()[1];
-            let index = best.unsqueeze(2).expand([number, kept, 4], false);
-            codes.push(permute_and_flatten(box_regression, 4).gather(1, &index, false));
-            references.push(anchors.index_select(0, &best.flatten(0, -1)).view([number, kept, 4]));
-            levels.push(Tensor::full([kept], level as i64, (Kind::Int64, anchors.device())));
+        let of_levels = Rows::of(anchors);
+        let probabilities = predictions.objectness.sigmoid().split_with_sizes(of_levels.lengths(), 1);
+        let (mut scores, mut places, mut levels) = (Vec::new(), Vec::new(), Vec::new());
+        for (level, (probabilities, start)) in (0..).zip(probabilities.iter().zip(of_levels.starts())) {
+            let (best_scores, best) = best_anchors(probabilities, self.pre_nms_top_n.min(probabilities.size()[1]));
+            levels.push(Tensor::full([best.size()[1]], level, (Kind::Int64, best.device())));
+            places.push(if start == 0 { best } else { best + start });
             scores.push(best_scores);
         }
         let lengths: Vec<i64> = levels.iter().map(|level| level.size()[0]).collect();
-        let (scores, codes, references) = (cat(&scores, 1), cat(&codes, 1), cat(&references, 1));
-        let boxes = self.box_coder.decode(&codes.flatten(0, 1), &references.flatten(0, 1)).view([number, -1, 4]);
+        let (scores, places) = (cat(&scores, 1), cat(&places, 1));
+        let codes = predictions.box_regression.gather(1, &places.unsqueeze(2).expand([-1, -1, 4], false), false);
+        let references = cat(anchors, 0).index_select(0, &places.flatten(0, 1));
+        let boxes = self.box_coder.decode(&codes.flatten(0, 1), &references).view([number, -1, 4]);
         let sizes: Vec<(i64, i64)> = images.image_sizes.iter().map(|(height, width)| (*width, *height)).collect();
         let limits = greatest_corners(&sizes, boxes.device()).unsqueeze(1);
         let boxes = boxes.clamp_min(0).minimum(&limits);
@@ -77,7 +75,7 @@ impl RpnPostProcessor {
         };
         let lists = sizes.iter().zip(of_each(&boxes).into_iter().zip(of_each(&scores)));
         let boxlists = lists.map(of_image).collect::<Result<Vec<_>>>()?;
-        if objectness.len() > 1 {
+        if anchors.len() > 1 {
             self.select_over_all_levels(boxlists)
         } else {
             Ok(boxlists)

@@ -13,7 +13,7 @@ use crate::modeling::utils::{cat, zero_loss};
 use crate::structures::{BoxList, ImageList};
 
 use super::anchor_generator::AnchorGenerator;
-use super::utils::concat_box_prediction_layers;
+use super::utils::AnchorPredictions;
 
 /// Matches anchors, samples them and computes the two losses.
 #[derive(Debug)]
@@ -58,29 +58,25 @@ impl RpnLossComputation {
     /// samples or positives a loss is a zero with gradients.
     ///
     /// # Shapes
-    /// `anchors`: one `[H·W·A, 4]` per level; `objectness` and `box_regression` as the head gives them.
-    ///
-    /// # Errors
-    /// None at present.
+    /// `anchors`: one `[H·W·A, 4]` per level.
     pub fn losses(
         &self,
         images: &ImageList,
         generator: &AnchorGenerator,
         anchors: &[Tensor],
-        objectness: &[Tensor],
-        box_regression: &[Tensor],
+        predictions: &AnchorPredictions,
         targets: &[BoxList],
-    ) -> Result<(Tensor, Tensor)> {
-        let anchors = Tensor::cat(anchors, 0);
+    ) -> (Tensor, Tensor) {
+        let anchors = cat(anchors, 0);
         let prepared = self.prepare_targets(images, generator, &anchors, targets);
         let sampled = self.sample(&prepared);
-        let (objectness, box_regression) = concat_box_prediction_layers(objectness, box_regression);
-        let objectness = objectness.squeeze_dim(1);
+        let objectness = predictions.objectness.flatten(0, 1);
+        let box_regression = predictions.box_regression.flatten(0, 1);
 
         let Sampled { positive, negative, .. } = &sampled;
         let num_samples = positive.size()[0] + negative.size()[0];
         if num_samples == 0 {
-            return Ok((zero_loss(&objectness), zero_loss(&box_regression)));
+            return (zero_loss(&objectness), zero_loss(&box_regression));
         }
 
         // Only the positives' offsets are ever needed, so only they are encoded.
@@ -100,7 +96,7 @@ impl RpnLossComputation {
         let objectness_loss = objectness
             .index_select(0, &Tensor::cat(&[positive, negative], 0))
             .binary_cross_entropy_with_logits::<Tensor>(&labels, None, None, Reduction::Mean);
-        Ok((objectness_loss, box_loss))
+        (objectness_loss, box_loss)
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{ensure, Result};
 use tch::Tensor;
 
 use crate::config::Config;
-use crate::layers::{full_precision, Conv2d, ConvConfig, ConvNorm, Init, ParamPath};
+use crate::layers::{Conv2d, ConvConfig, ConvNorm, Init, ParamPath};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::detector::Losses;
 use crate::modeling::registry::{FeatureMaps, ModelRegistries, RpnHead};
@@ -14,6 +14,7 @@ use super::anchor_generator::{make_anchor_generator, AnchorGenerator};
 use super::inference::{add_gt_proposals, make_rpn_postprocessor, RpnPostProcessor};
 use super::loss::{make_rpn_loss_evaluator, RpnLossComputation};
 use super::retinanet::{build_retinanet, RetinaNetModule};
+use super::utils::AnchorPredictions;
 
 /// A 3×3 convolution and one 1×1 convolution each for objectness and box offsets, shared by all levels
 /// (`SingleConvRPNHead`).
@@ -122,22 +123,16 @@ impl RpnModule {
         features: &[Tensor],
         targets: &[BoxList],
     ) -> Result<(Vec<BoxList>, Losses)> {
-        let (objectness, box_regression) = in_full_precision(self.head.forward(features, true));
+        let predictions = AnchorPredictions::new(self.head.forward(features, true));
         let anchors = self.anchor_generator.grid_anchors(features)?;
         let proposals = if self.rpn_only {
             Vec::new()
         } else {
-            let selected = self.box_selector_train.select(images, &anchors, &objectness, &box_regression)?;
+            let selected = self.box_selector_train.select(images, &anchors, &predictions)?;
             add_gt_proposals(&selected, targets)?
         };
-        let (loss_objectness, loss_rpn_box_reg) = self.loss_evaluator.losses(
-            images,
-            &self.anchor_generator,
-            &anchors,
-            &objectness,
-            &box_regression,
-            targets,
-        )?;
+        let (loss_objectness, loss_rpn_box_reg) =
+            self.loss_evaluator.losses(images, &self.anchor_generator, &anchors, &predictions, targets);
         let losses = vec![("loss_objectness".into(), loss_objectness), ("loss_rpn_box_reg".into(), loss_rpn_box_reg)];
         Ok((proposals, losses))
     }
@@ -147,20 +142,14 @@ impl RpnModule {
     /// # Errors
     /// Another number of maps than there are levels of anchors.
     pub fn detect(&self, images: &ImageList, features: &[Tensor]) -> Result<Vec<BoxList>> {
-        let (objectness, box_regression) = in_full_precision(self.head.forward(features, false));
+        let predictions = AnchorPredictions::new(self.head.forward(features, false));
         let anchors = self.anchor_generator.grid_anchors(features)?;
-        let boxes = self.box_selector_test.select(images, &anchors, &objectness, &box_regression)?;
+        let boxes = self.box_selector_test.select(images, &anchors, &predictions)?;
         if !self.rpn_only {
             return Ok(boxes);
         }
         boxes.iter().map(|b| b.select(&b.tensor_field("objectness")?.sort_stable(true, 0, true).1)).collect()
     }
-}
-
-/// Scores and box offsets of a head, for what must not be done in 16 bits.
-pub(super) fn in_full_precision((scores, offsets): (Vec<Tensor>, Vec<Tensor>)) -> (Vec<Tensor>, Vec<Tensor>) {
-    let converted = |maps: Vec<Tensor>| maps.iter().map(full_precision).collect();
-    (converted(scores), converted(offsets))
 }
 
 /// What stands between backbone and heads: a region proposal network, or RetinaNet, whose boxes are the detections.

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use crate::layers::full_precision;
 use crate::modeling::utils::cat;
 
 /// Puts a prediction map into the order of the anchors: row, column, anchor.
@@ -11,6 +12,29 @@ use crate::modeling::utils::cat;
 pub fn permute_and_flatten(layer: &Tensor, channels: i64) -> Tensor {
     let (n, _, h, w) = layer.size4().expect("a prediction map has four dimensions");
     layer.reshape([n, -1, channels, h, w]).permute([0, 3, 4, 1, 2]).reshape([n, -1, channels])
+}
+
+/// What an RPN head says of every anchor, in the order of the concatenated anchors, in at least float32.
+pub struct AnchorPredictions {
+    /// `[N, ΣHWA]`: logits.
+    pub objectness: Tensor,
+    /// `[N, ΣHWA, 4]`: encoded boxes.
+    pub box_regression: Tensor,
+}
+
+impl AnchorPredictions {
+    /// # Shapes
+    /// Per level `objectness` `[N, A, H, W]` and `box_regression` `[N, A·4, H, W]`.
+    pub fn new((objectness, box_regression): (Vec<Tensor>, Vec<Tensor>)) -> Self {
+        let number = objectness.first().map_or(0, |map| map.size()[0]);
+        let (objectness, box_regression) = concat_box_prediction_layers(&objectness, &box_regression);
+        let of_images = |joined: &Tensor, shape: &[i64]| full_precision(joined).view(shape);
+        let anchors = objectness.size()[0] / number.max(1);
+        Self {
+            objectness: of_images(&objectness, &[number, anchors]),
+            box_regression: of_images(&box_regression, &[number, anchors, 4]),
+        }
+    }
 }
 
 /// Joins the predictions of all levels and images in the order of the concatenated anchors.

@@ -4,12 +4,11 @@ use anyhow::{ensure, Result};
 use tch::Tensor;
 
 use crate::config::Config;
-use crate::layers::{Conv2d, ConvConfig, ConvNorm, Init, ParamPath};
+use crate::layers::{full_precision, Conv2d, ConvConfig, ConvNorm, Init, ParamPath};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::detector::Losses;
 use crate::modeling::registry::FeatureMaps;
 use crate::modeling::rpn::anchor_generator::{make_anchor_generator_retinanet, AnchorGenerator};
-use crate::modeling::rpn::rpn::in_full_precision;
 use crate::structures::{BoxList, ImageList};
 
 use super::inference::{make_retinanet_postprocessor, RetinaNetPostProcessor};
@@ -128,4 +127,10 @@ pub fn build_retinanet(cfg: &Config, path: &ParamPath, maps: &FeatureMaps) -> Re
         box_selector_test: make_retinanet_postprocessor(cfg, &box_coder),
         loss_evaluator: make_retinanet_loss_evaluator(cfg, &box_coder)?,
     })
+}
+
+/// Scores and box offsets of a head, for what must not be done in 16 bits.
+fn in_full_precision((scores, offsets): (Vec<Tensor>, Vec<Tensor>)) -> (Vec<Tensor>, Vec<Tensor>) {
+    let converted = |maps: Vec<Tensor>| maps.iter().map(full_precision).collect();
+    (converted(scores), converted(offsets))
 }
