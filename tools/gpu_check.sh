@@ -296,6 +296,8 @@ for dtype in float32 float16; do
         --runs 20 --warmup 5 --tf32 on --json "$output/benchmark_$dtype.json" MODEL.DEVICE cuda MODEL.WEIGHT '' \
         DTYPE "$dtype" MODEL.ROI_HEADS.SCORE_THRESH 0.0
 done
+step "operators of a training step" 120 gpu "$bin/benchmark" --config-file "$benchmark_config" --image-size 800x1333 \
+    --training --batch 2 --runs 5 --warmup 3 --tf32 on --operators MODEL.DEVICE cuda MODEL.WEIGHT '' DTYPE float16
 compare=tools/compare_gpu.py
 [ -f "$compare" ] || compare=$here/$compare
 effort=(--rounds 3 --runs 10 --warmup 8)
