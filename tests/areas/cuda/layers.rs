@@ -6,6 +6,7 @@ use maskrcnn_benchmark::layers::{
 };
 use maskrcnn_benchmark::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativeSampler;
 use maskrcnn_benchmark::modeling::batch::Rows;
+use maskrcnn_benchmark::solver::{ParamGroup, Sgd};
 use tch::{Device, Kind, Tensor};
 
 use super::device;
@@ -142,6 +143,67 @@ fn a_biased_convolution_trains_as_on_the_cpu() {
                     let complaint = (difference > limit).then(|| format!("{difference:.2e} off, limit {limit:.2e}"));
                     report.check(&case, &quantity, complaint);
                 }
+            }
+        }
+    }
+    report.finish();
+}
+
+/// What three steps change in two convolutions, 3×3 and 1×1. With `laid_out`, everything is in channels-last, casts are made
+/// ahead, and each step takes its momentum from a file.
+fn trained(device: Device, kind: Kind, laid_out: bool) -> Vec<Tensor> {
+    let parameters = Parameters::new(device);
+    let conv = |name: &str, channels: [i64; 2], kernel: i64, relu: bool| {
+        let config = ConvConfig { padding: kernel / 2, ..ConvConfig::default() };
+        let conv = Conv2d::new(&parameters.root().sub(name), channels[0], channels[1], kernel, config);
+        ConvNorm::new(conv, None, relu)
+    };
+    let layers = [conv("first", [16, 32], 3, true), conv("second", [32, 8], 1, false)];
+    let mut before = Vec::new();
+    for (seed, (_, tensor)) in (1..).zip(parameters.trainable()) {
+        before.push(random(&tensor.size(), seed).to_kind(Kind::Float) * 0.3);
+        tch::no_grad(|| tensor.shallow_clone().copy_(before.last().expect("just pushed")));
+    }
+    parameters.lay_out(laid_out);
+    let x = random(&[2, 16, 19, 23], 100).to_kind(Kind::Float);
+    let x = if laid_out { channels_last(&x) } else { x }.to_device(device);
+    let optimizer = || {
+        let group = |(name, tensor)| ParamGroup { name, tensor, lr: 0.01, initial_lr: 0.01, weight_decay: 1e-4 };
+        Sgd::new(parameters.trainable().into_iter().map(group).collect(), 0.9)
+    };
+    let mut stepped = optimizer();
+    for _ in 0..3 {
+        stepped.zero_grad();
+        let autocast = (kind != Kind::Float).then(|| Autocast::enter(device, kind).expect("autocast"));
+        if let (Some(autocast), true) = (&autocast, laid_out) {
+            autocast.cast_ahead(&parameters.factors()).expect("weights in float32");
+        }
+        let y = layers.iter().fold(x.shallow_clone(), |x, layer| layer.forward(&x, true));
+        drop(autocast);
+        y.to_kind(Kind::Float).square().mean(Kind::Float).backward();
+        stepped.step();
+        if laid_out {
+            let state = stepped.state_dict();
+            stepped = optimizer();
+            stepped.load_state_dict(&state).expect("the same parameters");
+        }
+    }
+    let after = parameters.trainable().into_iter().map(|(_, tensor)| tensor.detach().to_device(Device::Cpu));
+    after.zip(before).map(|(after, before)| after - before).collect()
+}
+
+#[test]
+fn steps_with_laid_out_filters_are_those_of_plain_ones() {
+    let Some(device) = device() else { return };
+    let _generator = generator();
+    let mut report = Report::new("cuda/laid_out_filters");
+    let want = trained(device, Kind::Float, false);
+    for (kind, limit) in [(Kind::Float, 1e-4), (Kind::Half, 1e-2), (Kind::BFloat16, 6e-2)] {
+        for laid_out in [false, true] {
+            for (i, (got, want)) in trained(device, kind, laid_out).iter().zip(&want).enumerate() {
+                let difference = (got - want).norm().double_value(&[]) / want.norm().double_value(&[]);
+                let complaint = (difference > limit).then(|| format!("{difference:.2e} off, limit {limit:.2e}"));
+                report.check(&format!("{kind:?}, laid out {laid_out}"), &format!("parameter {i}"), complaint);
             }
         }
     }
