@@ -305,7 +305,7 @@ mod tests {
             let momentum = resumed.momentum_buffer(index).unwrap();
             assert_eq!((momentum.stride(), momentum.requires_grad()), (group.tensor.stride(), false));
             assert_eq!(Some(momentum), optimizer.momentum_buffer(index));
-            let _ = tch::no_grad(|| group.tensor.shallow_clone().copy_(&optimizer.groups()[index].tensor));
+            tch::no_grad(|| group.tensor.shallow_clone().copy_(&optimizer.groups()[index].tensor));
         }
         assert_eq!(resumed.groups()[0].tensor.stride(), [45, 1, 15, 5]);
         backward(&mut optimizer);
