@@ -114,6 +114,13 @@ impl Signs {
         self.store.set(&sign_key(self.rank), Sign::of_here(beat).to_text().as_bytes())
     }
 
+    /// Sets a key; when this returns, all processes see it. The store does not answer to being set, but it handles what comes
+    /// over one connection in turn.
+    fn publish(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.store.set(key, value)?;
+        self.store.check(key).map(drop)
+    }
+
     /// The value of a key, which [`Store::get`] would wait for.
     pub(super) fn value(&self, key: &str) -> Result<Option<String>> {
         if !self.store.check(key)? {
@@ -137,7 +144,7 @@ impl Signs {
 
     /// Tells the machine that this process runs on.
     pub(super) fn introduce(&self) -> Result<()> {
-        self.store.set(&machine_key(self.rank), this_machine().as_bytes())
+        self.publish(&machine_key(self.rank), this_machine().as_bytes())
     }
 
     /// This process leaves, with an error of its own if there is one: it will be silent without being lost. False if the
@@ -147,7 +154,7 @@ impl Signs {
         if self.has_left(self.rank)? && !is_news {
             return Ok(false);
         }
-        self.store.set(&left_key(self.rank), b"")?;
+        self.publish(&left_key(self.rank), b"")?;
         if is_news {
             let text = format!("rank {} has failed: {error}", self.rank);
             self.tell(&Cause { event: Event::Failed, lost: Vec::new(), text })?;
@@ -180,7 +187,7 @@ impl Signs {
 
     /// After a signal: all that rank 0 saves is saved, and nobody has to stay for it.
     pub(super) fn saved(&self) -> Result<()> {
-        self.store.set(SAVED, b"")
+        self.publish(SAVED, b"")
     }
 
     pub(super) fn has_saved(&self) -> Result<bool> {
@@ -189,7 +196,7 @@ impl Signs {
 
     /// This process needs the store no more.
     pub(super) fn say_goodbye(&self) -> Result<()> {
-        self.store.set(&goodbye_key(self.rank), b"")
+        self.publish(&goodbye_key(self.rank), b"")
     }
 
     pub(super) fn has_said_goodbye(&self, rank: usize) -> Result<bool> {
@@ -198,7 +205,7 @@ impl Signs {
 
     fn tell(&self, cause: &Cause) -> Result<()> {
         let ranks: Vec<_> = cause.lost.iter().map(usize::to_string).collect();
-        self.store.set(CAUSE, format!("{} {} {}", cause.event.to_word(), ranks.join(","), cause.text).as_bytes())
+        self.publish(CAUSE, format!("{} {} {}", cause.event.to_word(), ranks.join(","), cause.text).as_bytes())
     }
 
     /// What another process has told.
