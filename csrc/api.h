@@ -198,7 +198,8 @@ int mrb_cuda_peak_memory(mrb_error* error, int64_t* bytes, int64_t index);
 int mrb_count_syncs(mrb_error* error, bool on);
 int64_t mrb_syncs_counted();
 
-// Counts from 0 the operators that libtorch runs in all threads, or stops counting; what has been counted so far.
+// Counts from 0 the operators that libtorch runs in all threads, or stops counting (no other thread may run one during this
+// call); what has been counted so far.
 int mrb_count_operators(mrb_error* error, bool on);
 int mrb_operators_counted(mrb_error* error, void* sink, void (*take)(void* sink, const char* name, int64_t count));
 

@@ -28,20 +28,20 @@ variable_list cast_all(at::TensorList tensors, at::ScalarType type) {
   return casts;
 }
 
+// Of float32 weights.
 struct CastGroup : torch::autograd::Function<CastGroup> {
   static variable_list forward(AutogradContext* context, at::TensorList weights, int64_t type) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->set_materialize_grads(false);
-    context->saved_data["type"] = weights[0].scalar_type();
     return cast_all(weights, static_cast<at::ScalarType>(type));
   }
 
-  static variable_list backward(AutogradContext* context, variable_list grads) {
+  static variable_list backward(AutogradContext*, variable_list grads) {
     variable_list used;
     for (const auto& grad : grads) {
       if (grad.defined()) used.push_back(grad);
     }
-    auto casts = used.empty() ? variable_list() : cast_all(used, context->saved_data["type"].toScalarType());
+    auto casts = used.empty() ? variable_list() : cast_all(used, at::kFloat);
     auto next = casts.begin();
     for (auto& grad : grads) {
       if (grad.defined()) grad = *next++;

@@ -38,9 +38,7 @@ impl Autocast {
         call(|error| unsafe { raw::mrb_autocast_enter(error, &mut before, cuda, bfloat16) })?;
         Ok(Self { before, _thread: PhantomData })
     }
-}
 
-impl Autocast {
     /// Casts weights ahead of their use, many with one kernel, and later their gradients back in the same way, instead of
     /// each by itself; [`cast_of`] gives the casts. The values are the same. They are kept as long as those that libtorch
     /// makes itself. Without gradients nothing happens.

@@ -7,7 +7,9 @@ use tch::{Kind, Tensor};
 
 use crate::config::{AnchorSizes, Config, Tuple};
 use crate::layers::ParamPath;
+use crate::modeling::batch::Rows;
 use crate::modeling::registry::FeatureMaps;
+use crate::modeling::utils::cat;
 use crate::structures::to_device;
 
 /// The anchors of one cell, centred on a box of `stride`×`stride` pixels: ratios outside, sizes inside, in float64.
@@ -114,8 +116,9 @@ impl AnchorGenerator {
         Ok(last.insert(grids).anchors.iter().map(Tensor::shallow_clone).collect())
     }
 
+    /// Parts of one tensor, so that whoever needs all anchors joins them without a copy.
     fn grids(&self, sizes: &[(i64, i64)]) -> Vec<Tensor> {
-        sizes
+        let levels: Vec<Tensor> = sizes
             .iter()
             .zip(self.strides.iter().zip(&self.cell_anchors))
             .map(|(&(height, width), (stride, cell))| {
@@ -127,7 +130,8 @@ impl AnchorGenerator {
                 let shifts = Tensor::cat(&[&x, &y, &x, &y], 2).reshape([-1, 1, 4]);
                 (shifts + cell.unsqueeze(0)).reshape([-1, 4])
             })
-            .collect()
+            .collect();
+        Rows::of(&levels).split(&cat(&levels, 0))
     }
 
     /// Whether each anchor lies inside each image, up to the straddle threshold (below 0: all do).

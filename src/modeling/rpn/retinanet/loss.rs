@@ -48,7 +48,7 @@ impl RetinaNetLossComputation {
         box_regression: &[Tensor],
         targets: &[BoxList],
     ) -> Result<(Tensor, Tensor)> {
-        let anchors = Tensor::cat(anchors, 0);
+        let anchors = cat(anchors, 0);
         let prepared = self.prepare_targets(&anchors, targets)?;
         let (box_cls, box_regression) = concat_box_prediction_layers(box_cls, box_regression);
 
