@@ -9,8 +9,19 @@ use std::sync::OnceLock;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use sha2::{Digest, Sha256};
 
-/// Without optimisation that changes results: no fused multiply-add, no reordering.
-const FLAGS: [&str; 7] = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Werror"];
+/// Without optimisation that changes results: no fused multiply-add, no reordering. What a GPU would not do, or only by
+/// chance (a vector at an address that is no multiple of its size, an overflow), stops the test.
+const FLAGS: [&str; 9] = [
+    "-std=c++17",
+    "-O2",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-shared",
+    "-Wall",
+    "-Werror",
+    "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow",
+    "-fsanitize-undefined-trap-on-error",
+];
 
 /// The stream on which the emulation takes launches (csrc/cuda/emulation/cuda_runtime_api.h).
 pub const STREAM: *mut c_void = std::ptr::without_provenance_mut(64);
