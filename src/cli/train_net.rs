@@ -1,19 +1,22 @@
 //! `train_net`: trains a model and tests it (the original's `tools/train_net.py`).
 
-use anyhow::{ensure, Context, Result};
+use std::path::Path;
+
+use anyhow::{bail, ensure, Context, Result};
 use clap::Parser;
 
 use super::setup::{Program, TARGET};
 use super::{parse, BackendArgs, CommandLine, ConfigArgs, DistributedArgs, Registries};
-use crate::checkpoint::DetectronCheckpointer;
+use crate::checkpoint::{DetectronCheckpointer, Loaded};
 use crate::config::Config;
 use crate::data::{make_data_loader, DataLoader, LoaderOptions};
 use crate::engine::advice::advice;
+use crate::engine::run_setting::RunSetting;
 use crate::engine::trainer::{do_train, Training};
 use crate::engine::training_state::{restored, set_random_state, Restored, TrainingState};
 use crate::layers::{Parameters, Precision};
 use crate::modeling::detector::GeneralizedRcnn;
-use crate::solver::{make_lr_scheduler, make_optimizer, GradScaler, Sgd, WarmupMultiStepLr};
+use crate::solver::{make_lr_scheduler, make_optimizer, settings_in_force, GradScaler, Sgd, WarmupMultiStepLr};
 use crate::utils::atomic_file::{remove_leftovers, write_atomically};
 use crate::utils::comm::{self, get_rank, get_world_size, is_main_process};
 
@@ -68,6 +71,9 @@ fn log_config(program: &Program, args: &ConfigArgs) -> Result<()> {
     for note in advice(&program.cfg, &reference.solver, get_world_size()) {
         log::warn!(target: TARGET, "{note}");
     }
+    if program.output_dir.is_none() {
+        log::warn!(target: TARGET, "OUTPUT_DIR is empty: no checkpoint, no log and no result is kept");
+    }
     if let Some(dir) = program.output_dir.as_ref().filter(|_| is_main_process()) {
         remove_leftovers(dir);
         let path = dir.join("config.yml");
@@ -88,8 +94,12 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
     let model = args.backend.format(model)?;
     let save_dir = program.output_dir.as_deref();
     let checkpointer = DetectronCheckpointer::new(cfg, &parameters, save_dir).strict(args.strict);
-    let start = Start::load(program, &parameters, &checkpointer, model.precision())?;
-    let (data_loader, data_loader_val) = data_loaders(program, &start, registries)?;
+    let mut start = Start::load(program, &parameters, &checkpointer, model.precision())?;
+    let (mut data_loader, mut data_loader_val) = data_loaders(program, &start, registries)?;
+    let setting = RunSetting::new(cfg, data_loader.dataset().len());
+    if start.compare(&setting) {
+        (data_loader, data_loader_val) = data_loaders(program, &start, registries)?;
+    }
     if let Some(random) = start.exact.as_ref().and_then(|exact| exact.random(get_rank())) {
         set_random_state(random, program.device)?;
     }
@@ -97,7 +107,7 @@ fn train(program: &Program, args: &Args, registries: &Registries) -> Result<Gene
         checkpointer.model_state(),
         (start.optimizer, start.scheduler, start.scaler),
         start.iteration,
-        data_loader.state(),
+        (data_loader.state(), setting),
         program.device,
         save_dir.filter(|_| is_main_process()),
     )?;
@@ -144,24 +154,77 @@ impl Start {
         }
         let iteration = loaded.iteration.unwrap_or(0).max(0);
         agree(parameters, iteration)?;
+        warn_of_solver(&program.cfg, &loaded, &optimizer, &scheduler);
         if let (Some(iteration), false) = (loaded.iteration, loaded.resumed) {
+            let max_iter = program.cfg.solver.max_iter;
+            let file = loaded.file.as_deref().unwrap_or(Path::new(&program.cfg.model.weight)).display();
+            let alone = format!("convert_weights {file} START.pth --trim optimizer, and MODEL.WEIGHT START.pth");
+            if iteration >= max_iter {
+                bail!(
+                    "MODEL.WEIGHT is a checkpoint of iteration {iteration}, after which the training would go on, and \
+                     SOLVER.MAX_ITER is {max_iter}: nothing is left to train. To begin at 0 with its weights alone: {alone}"
+                );
+            }
             log::warn!(
                 target: TARGET,
                 "MODEL.WEIGHT is a checkpoint of iteration {iteration}: as in the original the training goes on after \
-                 it, with its optimizer and rates. To begin at 0 with its weights alone: \
-                 convert_weights IN.pth OUT.pth --trim optimizer"
+                 it, with its optimizer and rates. To begin at 0 with its weights alone: {alone}"
             );
         }
         let exact = restored(&loaded)?;
         let scaler = (precision == Precision::Float16)
             .then(|| exact.as_ref().and_then(|exact| exact.scaler).unwrap_or_default());
-        let exact = exact.filter(|_| initial.is_empty()).filter(|exact| goes_on_exactly(program, exact));
-        if iteration > 0 {
-            let how =
-                if exact.is_some() { "exactly as a run that never stopped" } else { "with a new order of the data" };
-            log::info!(target: TARGET, "Continuing after iteration {iteration}, {how}");
-        }
+        let exact = exact.filter(|_| initial.is_empty()).filter(|exact| is_same_run(program, exact));
         Ok(Self { optimizer, scheduler, scaler, iteration, exact })
+    }
+
+    /// Says how the run goes on with these images and keys. True if the order of the data cannot do so, and starts anew.
+    fn compare(&mut self, setting: &RunSetting) -> bool {
+        let before = self.exact.as_ref().and_then(|exact| exact.setting.as_ref());
+        let changes = before.map(|before| before.changes(setting)).unwrap_or_default();
+        let is_exact = before.is_some() && changes.is_empty();
+        for change in &changes {
+            log::warn!(target: TARGET, "{} is {}, in the run so far it was {}", change.key, change.now, change.before);
+        }
+        let starts_anew = changes.iter().any(|change| change.is_of_order());
+        if starts_anew {
+            self.exact = None;
+        }
+        let how = match &self.exact {
+            Some(_) if is_exact => "exactly as a run that never stopped",
+            Some(_) => "with the order of the data and the random numbers of the run so far",
+            None => "with a new order of the data",
+        };
+        if self.iteration > 0 {
+            log::info!(target: TARGET, "Continuing after iteration {}, {how}", self.iteration);
+        }
+        starts_anew
+    }
+}
+
+/// Names the keys of `SOLVER` for which a checkpoint's value holds and not the configured one.
+fn warn_of_solver(cfg: &Config, loaded: &Loaded, optimizer: &Sgd, scheduler: &WarmupMultiStepLr) {
+    let in_force = Config { solver: settings_in_force(&cfg.solver, optimizer, scheduler), ..cfg.clone() }.to_node();
+    let configured = cfg.to_node();
+    let mut differ = false;
+    for ((key, in_force), (_, configured)) in in_force.leaves().into_iter().zip(configured.leaves()) {
+        if in_force != configured {
+            differ = true;
+            log::warn!(
+                target: TARGET,
+                "{key} is {configured} in the configuration and {in_force} in the checkpoint, whose value holds, as in the \
+                 original"
+            );
+        }
+    }
+    if let Some(file) = loaded.file.as_ref().filter(|_| differ) {
+        log::warn!(
+            target: TARGET,
+            "To train with the configuration's values: convert_weights {} START.pth --trim optimizer, and MODEL.WEIGHT \
+             START.pth{}; iterations are counted from 0 then",
+            file.display(),
+            if loaded.resumed { " with another OUTPUT_DIR" } else { "" }
+        );
     }
 }
 
@@ -200,8 +263,8 @@ fn data_loaders(program: &Program, start: &Start, registries: &Registries) -> Re
     Ok((data_loader, make_data_loader(&program.cfg, &options)?.pop()))
 }
 
-/// Whether random numbers and the order of the data go on where the run so far stopped; says why if not.
-fn goes_on_exactly(program: &Program, exact: &Restored) -> bool {
+/// Whether seed and number of processes are those of the run so far; says which is not.
+fn is_same_run(program: &Program, exact: &Restored) -> bool {
     let other_seed = program.seed_given && exact.data.seed != program.seed;
     if other_seed {
         log::warn!(

@@ -27,7 +27,7 @@ fn suggested_schedule(solver: &SolverConfig, reference: &SolverConfig) -> Option
     }
     Some(format!(
         "SOLVER.IMS_PER_BATCH is {}, the configuration was made for {}. The linear scaling rule suggests: \
-         SOLVER.BASE_LR {base_lr} SOLVER.STEPS \"{steps}\" SOLVER.MAX_ITER {max_iter} (in force: SOLVER.BASE_LR {}, \
+         SOLVER.BASE_LR {base_lr} SOLVER.STEPS \"{steps}\" SOLVER.MAX_ITER {max_iter} (configured: SOLVER.BASE_LR {}, \
          SOLVER.STEPS {}, SOLVER.MAX_ITER {})",
         solver.ims_per_batch, reference.ims_per_batch, solver.base_lr, solver.steps, solver.max_iter,
     ))

@@ -55,7 +55,7 @@ impl LossHistory {
                 let iteration = pending.iteration;
                 let hint =
                     "nothing was saved; earlier checkpoints are as they were. A lower SOLVER.BASE_LR or a longer \
-                            SOLVER.WARMUP_ITERS often helps";
+                            SOLVER.WARMUP_ITERS often helps, in another OUTPUT_DIR: a run that goes on keeps its own";
                 if all_finite(own) {
                     bail!("iteration {iteration}: the loss of another process is not finite; {hint}");
                 }

@@ -7,6 +7,7 @@ pub mod device;
 pub mod drawing;
 pub mod inference;
 pub mod loss_history;
+pub mod run_setting;
 pub mod trainer;
 pub mod training_state;
 

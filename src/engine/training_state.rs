@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{bail, Context, Result};
 use tch::{Device, Tensor};
 
+use super::run_setting::RunSetting;
 use crate::checkpoint::{save_snapshot, to_tensor, Contents, Dict, Loaded, ModelState, Value};
 use crate::data::LoaderState;
 use crate::ffi::Generator;
@@ -27,6 +28,7 @@ pub struct Completed {
     pub random: Tensor,
     /// Seed and place of the data loader.
     pub data: LoaderState,
+    setting: RunSetting,
     model: ModelState,
     /// Iterations that the newest checkpoint holds.
     saved: Option<i64>,
@@ -49,13 +51,13 @@ impl TrainingState {
         model: ModelState,
         (optimizer, scheduler, scaler): (Sgd, WarmupMultiStepLr, Option<GradScaler>),
         iteration: i64,
-        data: LoaderState,
+        (data, setting): (LoaderState, RunSetting),
         device: Device,
         save_dir: Option<&Path>,
     ) -> Result<Self> {
         let random = random_states(device)?;
         let saved = Some(iteration);
-        let completed = Completed { optimizer, scheduler, scaler, iteration, random, data, model, saved };
+        let completed = Completed { optimizer, scheduler, scaler, iteration, random, data, setting, model, saved };
         Ok(Self { completed: Arc::new(Mutex::new(completed)), device, save_dir: save_dir.map(Path::to_owned) })
     }
 
@@ -184,6 +186,7 @@ impl Completed {
         let mut training_state = Dict::new();
         training_state.insert("random", &self.random);
         training_state.insert("data", data);
+        training_state.insert("setting", self.setting.state_dict());
         if let Some(scaler) = &self.scaler {
             training_state.insert("loss_scaler", scaler.state_dict());
         }
@@ -202,6 +205,8 @@ pub struct Restored {
     random: Vec<Tensor>,
     /// Seed and place of the data loader.
     pub data: LoaderState,
+    /// What the run's iterations depended on; `None` where the checkpoint does not say so.
+    pub setting: Option<RunSetting>,
     /// Of a run with `DTYPE float16`.
     pub scaler: Option<GradScaler>,
 }
@@ -230,7 +235,8 @@ pub fn restored(loaded: &Loaded) -> Result<Option<Restored>> {
         let data = state.get("data")?.as_dict()?;
         let number = |key: &str| data.get(key)?.as_int();
         let data = LoaderState { seed: number("seed")? as u64, begun_at: number("begun_at")? as u64 };
-        Some(Restored { random, data, scaler: None })
+        let setting = state.get("setting").and_then(Value::as_dict).map(RunSetting::from_state_dict);
+        Some(Restored { random, data, setting, scaler: None })
     };
     let file = || loaded.file.as_deref().unwrap_or(Path::new("the checkpoint")).display();
     let mut restored = read().with_context(|| format!("{}: its training_state is incomplete", file()))?;
@@ -254,7 +260,7 @@ mod tests {
         let mut optimizer = Sgd::new(rates.groups(parameters.trainable()), 0.9);
         let scheduler =
             WarmupMultiStepLr::new(&mut optimizer, &[10], 0.1, 0.1, 0, WarmupMethod::Constant).expect("a schedule");
-        let data = LoaderState { seed: 1, begun_at: 0 };
+        let data = (LoaderState { seed: 1, begun_at: 0 }, RunSetting::default());
         let model = ModelState::new(parameters);
         TrainingState::new(model, (optimizer, scheduler, scaler), 0, data, Device::Cpu, None).expect("a state")
     }

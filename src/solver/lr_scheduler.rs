@@ -41,12 +41,12 @@ impl fmt::Display for WarmupMethod {
 /// Multiplies the rate by `gamma` at every milestone, and by a factor that grows to 1 over the first iterations.
 #[derive(Clone, Debug)]
 pub struct WarmupMultiStepLr {
-    milestones: Vec<i64>,
-    gamma: f64,
-    warmup_factor: f64,
-    warmup_iters: i64,
-    warmup_method: WarmupMethod,
-    base_lrs: Vec<f64>,
+    pub(super) milestones: Vec<i64>,
+    pub(super) gamma: f64,
+    pub(super) warmup_factor: f64,
+    pub(super) warmup_iters: i64,
+    pub(super) warmup_method: WarmupMethod,
+    pub(super) base_lrs: Vec<f64>,
     last_epoch: i64,
 }
 

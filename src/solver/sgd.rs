@@ -51,7 +51,7 @@ impl GroupRates {
 /// SGD with momentum: `v = momentum * v + (g + weight_decay * p)`, `p = p - lr * v`; the first `v` is the gradient.
 pub struct Sgd {
     groups: Vec<ParamGroup>,
-    momentum: f64,
+    pub(super) momentum: f64,
     momentum_buffers: Vec<Option<Tensor>>,
 }
 

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::support::{different_tensors, entry, fails, last_checkpoint, program, train};
+use super::support::{dataset, different_tensors, entry, fails, last_checkpoint, program, train};
 
 #[test]
 fn a_run_that_was_stopped_ends_like_one_that_was_not() {
@@ -82,4 +82,53 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints() {
     assert_eq!(last_checkpoint(output), output.join("model_0000002.pth"));
     let log = train(output, &["SOLVER.MAX_ITER", "2"]);
     assert!(log.contains("nothing is left to train: 2 of 2 iterations are done"), "{log}");
+}
+
+/// The saved schedule wins, as in the original, and what is not as it was is said.
+#[test]
+fn what_has_changed_since_the_checkpoint_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path();
+    train(output, &["SOLVER.MAX_ITER", "2"]);
+    let rates = ["SOLVER.BASE_LR", "0.001", "SOLVER.STEPS", "(3,)", "SOLVER.WEIGHT_DECAY", "0.5"];
+    let log = train(output, &[&rates[..], &["SOLVER.MAX_ITER", "3"]].concat());
+    for (key, now, before) in
+        [("BASE_LR", "0.001", "0.01"), ("STEPS", "(3,)", "(5,)"), ("WEIGHT_DECAY", "0.5", "0.0005")]
+    {
+        let expected = format!("WARNING: SOLVER.{key} is {now} in the configuration and {before} in the checkpoint");
+        assert!(log.contains(&expected), "{expected} is missing: {log}");
+    }
+    assert_eq!(log.matches(" in the configuration and ").count(), 3, "{log}");
+    assert!(
+        log.contains("model_final.pth START.pth --trim optimizer, and MODEL.WEIGHT START.pth with another"),
+        "{log}"
+    );
+    assert!(log.contains("Continuing after iteration 2, exactly as a run that never stopped"), "{log}");
+    assert_eq!(super::support::logged(&log, "lr"), ["0.010000"]);
+
+    let log = train(output, &["INPUT.MIN_SIZE_TRAIN", "(48,)", "SOLVER.MAX_ITER", "4"]);
+    assert!(log.contains("INPUT.MIN_SIZE_TRAIN is (48,), in the run so far it was (64,)"), "{log}");
+    assert!(log.contains("iteration 3, with the order of the data and the random numbers of the run so far"), "{log}");
+
+    let size = ["INPUT.MIN_SIZE_TRAIN", "(48,)"];
+    let log = train(output, &[&size[..], &["SOLVER.IMS_PER_BATCH", "1", "SOLVER.MAX_ITER", "5"]].concat());
+    assert!(log.contains("SOLVER.IMS_PER_BATCH is 1, in the run so far it was 2"), "{log}");
+    assert!(log.contains("iteration 4, with a new order of the data"), "{log}");
+
+    let val = dataset("val");
+    let data = ["SOLVER.IMS_PER_BATCH", "1", "DATASETS.TRAIN", &val, "SOLVER.MAX_ITER", "6"];
+    let log = train(output, &[&size[..], &data].concat());
+    assert!(log.contains("DATASETS.TRAIN is ") && log.contains("the number of training images is 3, in"), "{log}");
+    assert!(log.contains("iteration 5, with a new order of the data"), "{log}");
+}
+
+#[test]
+fn a_checkpoint_that_is_done_is_no_start_of_another_run() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    train(&folder.path().join("base"), &["SOLVER.MAX_ITER", "2"]);
+    let weight = folder.path().join("base/model_final.pth").display().to_string();
+    let overrides = ["MODEL.WEIGHT", &weight, "MODEL.ROI_BOX_HEAD.NUM_CLASSES", "5", "SOLVER.MAX_ITER", "2"];
+    let error = fails(&mut program("train_net", &folder.path().join("new"), &[], &overrides), 1);
+    assert!(error.contains("a checkpoint of iteration 2") && error.contains("SOLVER.MAX_ITER is 2"), "{error}");
+    assert!(error.contains(&format!("convert_weights {weight} START.pth --trim optimizer")), "{error}");
 }
