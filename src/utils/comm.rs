@@ -31,6 +31,9 @@ use crate::ffi::{on_uncaught_exception, ProcessGroup, Reducer};
 /// Time between two looks into the store.
 const POLL: Duration = Duration::from_millis(100);
 
+/// How long a process waits for the others of its job before it says so.
+const NOTICE: Duration = Duration::from_secs(10);
+
 /// What rank 0 has said of its work, if anything, and its latest beat.
 type WordAndBeat = (Option<String>, Option<u64>);
 
@@ -55,7 +58,8 @@ fn job() -> Option<Arc<Job>> {
 
 /// Meets the other processes of the job that the environment tells of; nothing happens for a job of one process.
 /// `local_rank` is what the command line says. `timeout` is for this and for every later collective operation; who
-/// keeps the others waiting longer than `slow_after` is named in the log.
+/// keeps the others waiting longer than `slow_after` is named in the log, and on stderr who does not come at the start
+/// within this time or 10 seconds.
 ///
 /// # Errors
 /// See [`Topology::from_env`] and [`Topology::meet`].
@@ -66,7 +70,7 @@ pub fn init_process_group(local_rank: Option<usize>, timeout: Duration, slow_aft
     };
     let mut place = JOB.lock().unwrap_or_else(PoisonError::into_inner);
     ensure!(place.is_none(), "this process belongs to a job already");
-    let (store, group) = topology.meet(timeout)?;
+    let (store, group) = topology.meet(timeout, slow_after.map(|slow| slow.min(NOTICE)))?;
     let signs = Signs::new(store, topology.rank, topology.world_size);
     let heartbeat = Heartbeat::start(signs.clone(), timeout, slow_after)?;
     let lookout = Lookout::start(signs.clone(), heartbeat.pulse.clone())?;

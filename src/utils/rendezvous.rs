@@ -1,6 +1,9 @@
 //! How the processes of a job find each other: which process this is (from the environment, as `torch.distributed` with
 //! `init_method="env://"`), and the meeting in a key-value store.
 
+use std::io::Write;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
@@ -9,6 +12,9 @@ use crate::ffi::{ProcessGroup, Store};
 
 /// The port of `torch.distributed.launch`, where a launcher names none.
 pub const DEFAULT_PORT: u16 = 29500;
+
+const SLURM: &str = "SLURM_PROCID and SLURM_STEP_NUM_TASKS";
+const OPEN_MPI: &str = "OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE";
 
 /// A process's place in a job of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +38,12 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Reads the environment: torchrun's variables, else SLURM's, else Open MPI's. `None` for a job of one process.
+    /// Reads the environment: torchrun's variables, else Open MPI's, else those that SLURM's `srun` sets. `None` for a job
+    /// of one process.
+    ///
+    /// What SLURM sets for a job's script looks like task 0 of several (SLURM_PROCID, SLURM_NTASKS), but the script is
+    /// alone, and so is a program that it starts without `srun`. The variables of a step are set by `srun` alone (see
+    /// "OUTPUT ENVIRONMENT VARIABLES" of sbatch(1) and srun(1)).
     ///
     /// `local_rank` is what the command line says, as `torch.distributed.launch` does it.
     ///
@@ -48,11 +59,10 @@ impl Topology {
         };
         let (source, world_size, rank_name, local_name) = if let Some(size) = number("WORLD_SIZE")? {
             ("RANK and WORLD_SIZE", size, "RANK", "LOCAL_RANK")
-        } else if let (Some(size), Some(_)) = (number("SLURM_NTASKS")?, number("SLURM_PROCID")?) {
-            ("SLURM_PROCID and SLURM_NTASKS", size, "SLURM_PROCID", "SLURM_LOCALID")
         } else if let Some(size) = number("OMPI_COMM_WORLD_SIZE")? {
-            let names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK");
-            ("OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE", size, names.0, names.1)
+            (OPEN_MPI, size, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
+        } else if let (Some(size), Some(_)) = (number("SLURM_STEP_NUM_TASKS")?, number("SLURM_PROCID")?) {
+            (SLURM, size, "SLURM_PROCID", "SLURM_LOCALID")
         } else {
             return Ok(None);
         };
@@ -100,18 +110,30 @@ impl Topology {
         }
     }
 
+    /// What may help a process for which the others do not come.
+    fn advice(&self) -> String {
+        let (how, size) = match self.source {
+            SLURM => ("by one srun", "SLURM_STEP_NUM_TASKS"),
+            OPEN_MPI => ("by one mpirun", "OMPI_COMM_WORLD_SIZE"),
+            _ => ("with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE", "WORLD_SIZE"),
+        };
+        format!(
+            "All are to be started {how}, and must reach this address. For one process alone: `env -u {size} PROGRAM …`"
+        )
+    }
+
     fn place(&self) -> String {
         format!("{}:{}", self.master_addr, self.master_port)
     }
 
     /// Meets the other processes and connects with all of them. Gives the store too, which must live as long as others
-    /// use it.
+    /// use it. A wait of `notice` is explained on stderr: the log is not open yet.
     ///
     /// # Errors
     /// The port is in use, nobody hosts the store, a process does not come within `timeout`, two processes have the same
     /// rank, or they disagree about their number. Address and rank are named.
-    pub fn meet(&self, timeout: Duration) -> Result<(Store, ProcessGroup)> {
-        let Topology { rank, world_size, master_addr, master_port, .. } = self;
+    pub fn meet(&self, timeout: Duration, notice: Option<Duration>) -> Result<(Store, ProcessGroup)> {
+        let Topology { rank, local_rank, world_size, master_addr, master_port, source, .. } = self;
         let place = self.place();
         let store = if *rank == 0 && !self.agent_store {
             Store::host(master_addr, *master_port, timeout).with_context(|| {
@@ -121,6 +143,13 @@ impl Topology {
                 )
             })?
         } else {
+            // Two of a machine are enough to say it, since one may be who is missing.
+            let _done = notice.filter(|_| *local_rank < 2).and_then(|notice| {
+                let host = self.host();
+                let waits =
+                    format!("rank {rank} of {world_size} (from {source}) has waited {notice:?} for the store at");
+                say_after(notice, format!("{waits} {place}, which {host} hosts. {}", self.advice()))
+            });
             Store::connect(master_addr, *master_port, timeout).with_context(|| {
                 let host = self.host();
                 format!(
@@ -130,7 +159,8 @@ impl Topology {
             })?
         };
         let store = store.with_prefix(&self.prefix)?;
-        self.check_in(&store, timeout).with_context(|| format!("rank {rank} of {world_size}, store at {place}"))?;
+        self.check_in(&store, timeout, notice)
+            .with_context(|| format!("rank {rank} of {world_size}, store at {place}"))?;
         let group = ProcessGroup::gloo(&store, *rank, *world_size, timeout).with_context(|| {
             format!(
                 "rank {rank} of {world_size} could not connect with the others over Gloo; GLOO_SOCKET_IFNAME names the \
@@ -141,25 +171,37 @@ impl Topology {
     }
 
     /// Waits for every rank in the store.
-    fn check_in(&self, store: &Store, timeout: Duration) -> Result<()> {
-        let Topology { rank, world_size, .. } = *self;
+    fn check_in(&self, store: &Store, timeout: Duration, mut notice: Option<Duration>) -> Result<()> {
+        let Topology { rank, world_size, source, .. } = *self;
         ensure!(store.add(&format!("arrivals/{rank}"), 1)? == 1, "another process has rank {rank} too");
         store.set(&format!("world_size/{rank}"), world_size.to_string().as_bytes())?;
         let gone = || format!("the store is gone: {} has ended", self.host());
-        let deadline = Instant::now() + timeout;
+        let is_here = |rank: usize| store.check(&format!("world_size/{rank}")).with_context(gone);
+        let absent = |from: usize| -> Result<Vec<usize>> {
+            let mut absent = Vec::new();
+            for late in from..world_size {
+                if !is_here(late)? {
+                    absent.push(late);
+                }
+            }
+            Ok(absent)
+        };
+        let begin = Instant::now();
         for other in 0..world_size {
             let key = format!("world_size/{other}");
-            while !store.check(&key).with_context(gone)? {
-                if Instant::now() >= deadline {
-                    let mut absent = Vec::new();
-                    for late in other..world_size {
-                        if !store.check(&format!("world_size/{late}")).with_context(gone)? {
-                            absent.push(late.to_string());
-                        }
-                    }
-                    bail!("waited {timeout:?} for rank {}, which did not come", absent.join(", "));
+            while !is_here(other)? {
+                if begin.elapsed() >= timeout {
+                    bail!("waited {timeout:?} for rank {}, which did not come", join(&absent(other)?));
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                if let Some(waited) = notice.take_if(|notice| begin.elapsed() >= *notice) {
+                    let absent = absent(0)?;
+                    // The first of those who are here says it for all.
+                    if (0..rank).all(|earlier| absent.contains(&earlier)) {
+                        let waits = format!("rank {rank} of {world_size} (from {source}) has waited {waited:?} at");
+                        say(&format!("{waits} {} for rank {}. {}", self.place(), join(&absent), self.advice()));
+                    }
+                }
+                thread::sleep(Duration::from_millis(20));
             }
             let theirs = String::from_utf8_lossy(&store.get(&key).with_context(gone)?).into_owned();
             ensure!(
@@ -169,6 +211,36 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+/// A sentence for a process in a SLURM job of several tasks that is none of them; `None` elsewhere.
+pub fn tasks_without_srun(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let others = ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"];
+    let tasks = variable("SLURM_NTASKS").filter(|tasks| tasks.trim() != "1" && variable("SLURM_PROCID").is_some())?;
+    others.iter().all(|name| variable(name).is_none()).then(|| {
+        format!("SLURM has given this job {tasks} tasks, but srun has not started this process: it works alone")
+    })
+}
+
+fn join(ranks: &[usize]) -> String {
+    ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Whoever closed stderr does not want it.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Says it after the delay unless the result is dropped before. (Without a thread for it nothing is said.)
+fn say_after(delay: Duration, text: String) -> Option<Sender<()>> {
+    let (done, end) = mpsc::channel();
+    let wait = move || {
+        if end.recv_timeout(delay) == Err(RecvTimeoutError::Timeout) {
+            say(&text);
+        }
+    };
+    thread::Builder::new().name("rendezvous".into()).spawn(wait).ok()?;
+    Some(done)
 }
 
 /// Where rank 0 is, as far as a launcher without MASTER_ADDR tells: the first of SLURM's nodes, or this machine when
@@ -200,102 +272,4 @@ fn first_node(nodes: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn topology(variables: &[(&str, &str)], local_rank: Option<usize>) -> Result<Option<Topology>> {
-        let find = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string());
-        Topology::from_env(find, local_rank)
-    }
-
-    const TORCHRUN: [(&str, &str); 5] =
-        [("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "node0"), ("MASTER_PORT", "29501")];
-
-    #[test]
-    fn one_process_needs_no_group() {
-        assert_eq!(topology(&[], None).unwrap(), None);
-        assert_eq!(topology(&[("WORLD_SIZE", "1")], Some(0)).unwrap(), None);
-        assert_eq!(topology(&[("SLURM_NTASKS", "8")], None).unwrap(), None);
-    }
-
-    #[test]
-    fn torchruns_variables_come_first() {
-        let mut variables = TORCHRUN.to_vec();
-        variables.extend([("SLURM_PROCID", "7"), ("SLURM_NTASKS", "9")]);
-        let found = topology(&variables, None).unwrap().unwrap();
-        assert_eq!((found.rank, found.local_rank, found.world_size), (3, 1, 4));
-        assert_eq!((found.master_addr.as_str(), found.master_port, found.agent_store), ("node0", 29501, false));
-        assert_eq!(topology(&variables, Some(2)).unwrap().unwrap().local_rank, 2);
-
-        variables.extend([("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RUN_ID", "job")]);
-        variables.push(("TORCHELASTIC_RESTART_COUNT", "2"));
-        let found = topology(&variables, None).unwrap().unwrap();
-        assert_eq!((found.agent_store, found.prefix.as_str()), (true, "maskrcnn_benchmark/job/2"));
-    }
-
-    #[test]
-    fn slurm_and_open_mpi_are_understood() {
-        let slurm = [("SLURM_PROCID", "5"), ("SLURM_LOCALID", "1"), ("SLURM_NTASKS", "8")];
-        let variables = [&slurm[..], &[("SLURM_JOB_NODELIST", "gpu[03-07,12]-a,cpu1")]].concat();
-        let found = topology(&variables, None).unwrap().unwrap();
-        assert_eq!((found.rank, found.local_rank, found.world_size), (5, 1, 8));
-        assert_eq!((found.master_addr.as_str(), found.master_port), ("gpu03-a", DEFAULT_PORT));
-
-        let mut variables = vec![("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")];
-        variables.push(("OMPI_COMM_WORLD_LOCAL_SIZE", "2"));
-        assert_eq!(topology(&variables, None).unwrap().unwrap().master_addr, "127.0.0.1");
-        variables[2].1 = "1";
-        assert!(topology(&variables, None).unwrap_err().to_string().contains("MASTER_ADDR"));
-    }
-
-    #[test]
-    fn node_lists_begin_with_the_first_node() {
-        for (list, first) in [("a,b", "a"), ("n[1-3]", "n1"), ("n[7]", "n7"), ("r[2,4]n[05-06],x", "r2n05")] {
-            assert_eq!(first_node(list).as_deref(), Some(first), "{list}");
-        }
-        assert_eq!((first_node(""), first_node("n[1")), (None, None));
-    }
-
-    #[test]
-    fn what_is_missing_or_wrong_is_named() {
-        for missing in ["RANK", "MASTER_ADDR", "MASTER_PORT"] {
-            let variables: Vec<_> = TORCHRUN.into_iter().filter(|(name, _)| *name != missing).collect();
-            let error = topology(&variables, None).unwrap_err().to_string();
-            assert!(error.contains(&format!("but {missing} is not set")), "{error}");
-        }
-        for (name, value, words) in
-            [("RANK", "4", "rank 4"), ("WORLD_SIZE", "many", "\"many\""), ("MASTER_PORT", "1e6", "MASTER_PORT")]
-        {
-            let variables = TORCHRUN.map(|(n, v)| (n, if n == name { value } else { v }));
-            let error = format!("{:#}", topology(&variables, None).unwrap_err());
-            assert!(error.contains(words), "{error}");
-        }
-    }
-
-    fn member(rank: usize, world_size: usize, port: u16) -> Topology {
-        let (rank, size, port) = (rank.to_string(), world_size.to_string(), port.to_string());
-        let variables = [
-            ("RANK", rank.as_str()),
-            ("WORLD_SIZE", size.as_str()),
-            ("MASTER_ADDR", "127.0.0.1"),
-            ("MASTER_PORT", port.as_str()),
-            ("TORCHELASTIC_USE_AGENT_STORE", "True"),
-        ];
-        topology(&variables, None).unwrap().unwrap()
-    }
-
-    #[test]
-    fn processes_that_do_not_fit_together_say_so() {
-        let timeout = Duration::from_millis(300);
-        let agent = Store::host("127.0.0.1", 0, Duration::from_secs(20)).unwrap();
-        let failure = |topology: Topology| format!("{:#}", topology.meet(timeout).err().expect("an error"));
-
-        let error = failure(member(1, 3, agent.port()));
-        assert!(error.contains("rank 1 of 3") && error.contains("for rank 0, 2, which did not come"), "{error}");
-        assert!(error.contains(&format!("127.0.0.1:{}", agent.port())), "{error}");
-        let error = failure(member(1, 3, agent.port()));
-        assert!(error.contains("another process has rank 1 too"), "{error}");
-        let error = failure(member(0, 2, agent.port()));
-        assert!(error.contains("2 processes here and 3 in rank 1"), "{error}");
-    }
-}
+mod tests;

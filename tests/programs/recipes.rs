@@ -127,7 +127,9 @@ fn the_slurm_recipe_saves_at_sigterm_asks_for_another_start_and_goes_on() {
     assert!(Command::new("kill").arg("-TERM").args(tasks.split_whitespace()).status().is_ok_and(|s| s.success()));
     let ended = ends(first);
     assert_eq!(ended.status.code(), Some(143), "{}\n{}", log(), String::from_utf8_lossy(&ended.stderr));
-    assert!(log().contains("rank 0 of 2 (local rank 0, from SLURM_PROCID and SLURM_NTASKS), store at localhost:"));
+    assert!(
+        log().contains("rank 0 of 2 (local rank 0, from SLURM_PROCID and SLURM_STEP_NUM_TASKS), store at localhost:")
+    );
     let iteration = entry(&last_checkpoint(&output), "iteration").as_int().expect("an iteration");
     assert!(iteration >= 20, "{iteration}");
     let requeued = || std::fs::read_to_string(cluster.join("scontrol.log")).expect("what scontrol was asked");
