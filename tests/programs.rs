@@ -17,6 +17,8 @@ mod bad_input;
 mod benchmark;
 #[path = "programs/custom_dataset.rs"]
 mod custom_dataset;
+#[path = "programs/demo.rs"]
+mod demo;
 #[path = "programs/distributed.rs"]
 mod distributed;
 #[path = "programs/errors.rs"]
@@ -33,5 +35,7 @@ mod resume;
 mod testing;
 #[path = "programs/training.rs"]
 mod training;
+#[path = "programs/usage.rs"]
+mod usage;
 #[path = "programs/weights.rs"]
 mod weights;

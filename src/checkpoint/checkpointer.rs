@@ -240,11 +240,19 @@ impl DetectronCheckpointer {
         if file.is_file() {
             return Ok(file);
         }
-        let whose = match file.is_absolute() && file.parent().is_some_and(|parent| !parent.exists()) {
-            true => " (its folder does not exist either: the YAML files of the Res2Net fork name a path on their author's machine)",
-            false => "",
-        };
         let option = self.weight_option;
+        ensure!(!file.is_dir(), "{option} names {weight}, which is a folder, not a file of weights");
+        if let Some((scheme, _)) = weight.split_once("://") {
+            bail!("{option} names {weight}: {scheme}:// is not known here, catalog://, http:// and https:// are");
+        }
+        let elsewhere = file.is_absolute() && file.parent().is_some_and(|parent| !parent.exists());
+        let whose = if elsewhere {
+            " (its folder does not exist either: the YAML files of the Res2Net fork name a path on their author's machine)"
+        } else if weight.starts_with("~/") {
+            " (~ stands for your home folder in the shell alone: write its path)"
+        } else {
+            ""
+        };
         let instead = match option {
             "MODEL.WEIGHT" => ", or start from random values: MODEL.WEIGHT \"\"",
             _ => "",

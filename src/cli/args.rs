@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 
+use super::usage::{check_keys, with_tip};
 use super::CommandLine;
+use crate::config::Config;
 use crate::ffi;
 use crate::modeling::detector::GeneralizedRcnn;
 
@@ -32,6 +34,15 @@ impl ConfigArgs {
     pub fn path(&self) -> Option<&Path> {
         (!self.config_file.is_empty()).then(|| Path::new(&self.config_file))
     }
+
+    /// The configuration: the defaults, the file and the overrides.
+    ///
+    /// # Errors
+    /// A word in the place of a key that belongs elsewhere on the command line; or see [`Config::load`].
+    pub fn load(&self) -> Result<Config> {
+        check_keys(&self.opts)?;
+        Ok(Config::load(self.path(), &self.opts)?)
+    }
 }
 
 /// How a process finds the others of its job, beside what the environment says.
@@ -45,7 +56,8 @@ pub struct DistributedArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     pub dist_timeout: u64,
 
-    /// Names the processes for which the others have waited this long, with their iteration and phase; 0: never.
+    /// Names the processes for which the others have waited this long, with their iteration and phase (at the start
+    /// after 10 seconds already); 0: never.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub slow_after: u64,
 }
@@ -124,13 +136,15 @@ impl BackendArgs {
     }
 }
 
-/// Parses a command line as the original's `argparse` does: unambiguous beginnings of option names are accepted.
+/// Parses a command line as the original's `argparse` does: unambiguous beginnings of option names are accepted, and of
+/// an option that is given twice the last value holds.
 ///
 /// # Errors
 /// A [`clap::Error`] for wrong usage, and for `--help`.
 pub fn parse<T: Parser>(args: impl CommandLine) -> Result<T> {
-    let command = T::command().infer_long_args(true);
-    let matches = command.try_get_matches_from(args)?;
+    let command = T::command().infer_long_args(true).args_override_self(true);
+    let name = command.get_name().to_owned();
+    let matches = command.try_get_matches_from(args).map_err(|error| with_tip(error, &name))?;
     Ok(T::from_arg_matches(&matches)?)
 }
 
@@ -177,6 +191,15 @@ mod tests {
         assert_eq!(parsed("train_net --config a.yaml").config.config_file, "a.yaml");
         assert!(parsed("train_net --skip").skip_test);
         assert_eq!(parsed("train_net --seed 7 A 1").config.seed, Some(7));
+    }
+
+    #[test]
+    fn of_what_is_given_twice_the_last_holds() {
+        let twice =
+            parsed("train_net --config-file a --seed 1 --skip-test --config-file b --seed 2 --skip-test A 1 A 2");
+        assert_eq!((twice.config.config_file.as_str(), twice.config.seed), ("b", Some(2)));
+        assert!(twice.skip_test);
+        assert_eq!(twice.config.opts, ["A", "1", "A", "2"]);
     }
 
     #[test]

@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{bail, Context, Result};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
 use super::output::say;
+use super::usage::check_keys;
 use super::{parse, CommandLine, Registries};
 use crate::config::{CfgNode, Config};
 use crate::data::transforms::RgbImage;
@@ -79,12 +81,17 @@ struct Args {
 /// that cannot be written.
 pub fn demo(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let (own, overrides) = split_at_first_key(args.into_iter().collect());
-    let args: Args = parse(own)?;
+    let args: Args = parse(own).map_err(|error| images_after_keys(error, &overrides))?;
     // Warnings only: what was loaded from where is of no interest here (RUST_LOG=info shows it).
     let _ = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).try_init();
     ffi::keep_freed_memory();
+    check_keys(&overrides)?;
     let cfg = Config::load(args.config_file.as_deref(), &overrides)?;
     let images = inputs::expand(&args.images)?;
+    let originals: BTreeSet<PathBuf> = images.iter().map(|image| canonical(image)).collect();
+    if let Some(file) = args.json.as_deref().filter(|file| originals.contains(&canonical(file))) {
+        bail!("--json {} is one of the images; give it another name", file.display());
+    }
     let options = CocoDemoOptions {
         confidence_threshold: args.confidence_threshold,
         show_mask_heatmaps: args.show_mask_heatmaps,
@@ -100,7 +107,7 @@ pub fn demo(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let mut detections = Vec::new();
     let mut failed = Vec::new();
     for path in &images {
-        let picture_path = picture_path(&args.output, path, &mut used);
+        let picture_path = picture_path(&args.output, path, &originals, &mut used);
         match one_image(&coco_demo, path, &picture_path) {
             Ok(found) => detections.extend(found),
             Err(error) => {
@@ -167,14 +174,32 @@ fn split_at_first_key(args: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
     (args[..at].to_vec(), words[at..].to_vec())
 }
 
-/// Where the picture of an image goes: a JPEG for a JPEG, else a PNG; a number keeps apart images of the same name.
-fn picture_path(folder: &Path, image: &Path, used: &mut BTreeSet<PathBuf>) -> PathBuf {
+/// Says that images come first where they were taken for overrides.
+fn images_after_keys(error: anyhow::Error, overrides: &[String]) -> anyhow::Error {
+    let usage = error.downcast_ref::<clap::Error>().map(clap::Error::kind);
+    match overrides.first().filter(|_| usage == Some(ErrorKind::MissingRequiredArgument)) {
+        Some(key) => {
+            let message = format!("there is no image before {key}: images come before the first KEY VALUE\n");
+            clap::Error::raw(ErrorKind::MissingRequiredArgument, message).with_cmd(&Args::command()).into()
+        }
+        None => error,
+    }
+}
+
+/// The one path of a file that may be named in several ways; the path itself where there is no file.
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// Where the picture of an image goes: a JPEG for a JPEG, else a PNG. A number keeps apart images of the same name, and
+/// pictures from the images themselves (`originals`, canonical).
+fn picture_path(folder: &Path, image: &Path, originals: &BTreeSet<PathBuf>, used: &mut BTreeSet<PathBuf>) -> PathBuf {
     let extension = image.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let extension = if matches!(extension.as_str(), "jpg" | "jpeg") { "jpg" } else { "png" };
     let stem = image.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let mut path = folder.join(format!("{stem}.{extension}"));
     let mut number = 1;
-    while !used.insert(path.clone()) {
+    while originals.contains(&canonical(&path)) || !used.insert(path.clone()) {
         path = folder.join(format!("{stem}_{number}.{extension}"));
         number += 1;
     }
@@ -237,7 +262,8 @@ mod tests {
     #[test]
     fn pictures_of_images_with_the_same_name_are_kept_apart() {
         let mut used = BTreeSet::new();
-        let mut path = |image: &str| picture_path(Path::new("out"), Path::new(image), &mut used);
+        let none = BTreeSet::new();
+        let mut path = |image: &str| picture_path(Path::new("out"), Path::new(image), &none, &mut used);
         assert_eq!(path("a/x.JPG"), Path::new("out/x.jpg"));
         assert_eq!(path("b/x.jpeg"), Path::new("out/x_1.jpg"));
         assert_eq!(path("b/x.bmp"), Path::new("out/x.png"));

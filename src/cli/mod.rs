@@ -24,6 +24,7 @@ mod registries;
 mod setup;
 mod test_net;
 mod train_net;
+mod usage;
 
 use std::ffi::OsString;
 use std::panic::{catch_unwind, AssertUnwindSafe};

@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use tch::Device;
 
 use super::{BackendArgs, ConfigArgs, DistributedArgs, Registries};
@@ -23,6 +23,7 @@ use crate::utils::collect_env::collect_env_info;
 use crate::utils::comm::{self, get_local_rank, get_rank, get_world_size};
 use crate::utils::logger::setup_logger;
 use crate::utils::miscellaneous::mkdir;
+use crate::utils::rendezvous::tasks_without_srun;
 
 /// Name of the programs' own log lines.
 pub(super) const TARGET: &str = "maskrcnn_benchmark";
@@ -67,7 +68,7 @@ impl Program {
         log_to_file: bool,
     ) -> Result<Self> {
         ffi::keep_freed_memory();
-        let cfg = Config::load(args.path(), &args.opts)?;
+        let cfg = args.load()?;
         cfg.dtype.parse::<Precision>()?;
         let device = join_job(&cfg.model.device, distributed, backend)?;
         let output_dir = (!cfg.output_dir.is_empty()).then(|| PathBuf::from(&cfg.output_dir));
@@ -78,6 +79,9 @@ impl Program {
         log::info!(target: TARGET, "Using {} processes", get_world_size());
         if let Some(topology) = comm::describe() {
             log::info!(target: TARGET, "This is {topology}");
+        }
+        if let Some(note) = tasks_without_srun(|name| std::env::var(name).ok()) {
+            log::warn!(target: TARGET, "{note}");
         }
         log::info!(target: TARGET, "{all_args:?}");
         log::info!(target: TARGET, "Collecting env info (might take some time)");
@@ -106,10 +110,32 @@ impl Program {
         if self.cfg.datasets.test.is_empty() {
             return Ok(());
         }
+        self.test_names()?;
         images_per_gpu(&self.cfg, false, get_world_size())?;
         let check = || check_test_data(&self.cfg, &self.loader_options(registries));
         comm::main_process_works("opening DATASETS.TEST", check)?;
         Ok(())
+    }
+
+    /// The names under which the data sets of `DATASETS.TEST` have their results.
+    ///
+    /// # Errors
+    /// An unknown data set, or two of one name: the results of one would replace those of the other.
+    fn test_names(&self) -> Result<Vec<String>> {
+        let catalog = DatasetCatalog::load(&self.cfg.paths_catalog)?;
+        let mut names: Vec<String> = Vec::new();
+        for entry in self.cfg.datasets.test.iter() {
+            let name = catalog.get(entry)?.name;
+            if let Some(at) = names.iter().position(|earlier| *earlier == name) {
+                bail!(
+                    "DATASETS.TEST: the results of {entry} and of {} would go to one folder, inference/{name}. Name each \
+                     data set once; an entry that gives its files takes a name of its own: 'NAME=coco:…'",
+                    self.cfg.datasets.test[at]
+                );
+            }
+            names.push(name);
+        }
+        Ok(names)
     }
 
     /// Evaluates on every data set of `DATASETS.TEST`; results go to `OUTPUT_DIR/inference/<data set>`.
@@ -118,10 +144,9 @@ impl Program {
             log::warn!(target: TARGET, "DATASETS.TEST names no data set: nothing is tested");
             return Ok(());
         }
+        let names = self.test_names()?;
         let data_loaders = make_data_loader(&self.cfg, &self.loader_options(registries))?;
-        let catalog = DatasetCatalog::load(&self.cfg.paths_catalog)?;
-        for (data_loader, name) in data_loaders.iter().zip(self.cfg.datasets.test.iter()) {
-            let name = catalog.get(name)?.name;
+        for (data_loader, name) in data_loaders.iter().zip(names) {
             let folder = self.output_dir.as_ref().map(|dir| dir.join("inference").join(&name));
             if let Some(folder) = &folder {
                 mkdir(folder)?;

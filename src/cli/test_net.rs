@@ -45,10 +45,17 @@ pub fn test_net(args: impl CommandLine, registries: &Registries) -> Result<()> {
     }
     let checkpointer =
         DetectronCheckpointer::new(&program.cfg, &parameters, program.output_dir.as_deref()).strict(args.strict);
-    match &args.ckpt {
+    let loaded = match &args.ckpt {
         Some(ckpt) => checkpointer.weight_option("--ckpt").load(Some(ckpt), false)?,
         None => checkpointer.load(Some(&program.cfg.model.weight), true)?,
     };
+    if loaded.file.is_none() {
+        log::warn!(
+            target: TARGET,
+            "there is no {} and MODEL.WEIGHT is empty: the weights are random. --ckpt FILE names others",
+            program.output_dir.clone().unwrap_or_default().join("last_checkpoint").display()
+        );
+    }
     program.run_test(&model, registries)?;
     destroy_process_group();
     Ok(())

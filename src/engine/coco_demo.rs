@@ -103,6 +103,8 @@ impl CocoDemo {
         let shorter = options.min_image_size.unwrap_or(cfg.input.min_size_test);
         ensure!(shorter > 0, "the shorter side of the network's image is {shorter}; it must be positive");
         ensure!(options.masks_per_dim > 0, "masks per dimension are {}; they must be positive", options.masks_per_dim);
+        let threshold = options.confidence_threshold;
+        ensure!(threshold <= 1.0, "the confidence threshold is {threshold}, but scores lie between 0 and 1");
         let device = parse_device(&cfg.model.device)?;
         let parameters = Parameters::new(device);
         let model = build_detection_model(cfg, &parameters.root(), registries)?;
@@ -113,6 +115,15 @@ impl CocoDemo {
         };
         let weights =
             loaded.file.context("there are no weights to detect anything with; name a file as MODEL.WEIGHT")?;
+        if loaded.resumed && names_detector(&cfg.model.weight) {
+            log::warn!(
+                "the weights are {}, which {} names, instead of MODEL.WEIGHT {weight}: as in the original last_checkpoint \
+                 comes first. For the other: `demo --weights {weight}` (CocoDemoOptions::weights)",
+                weights.display(),
+                Path::new(&cfg.output_dir).join("last_checkpoint").display(),
+                weight = cfg.model.weight
+            );
+        }
         Ok(Self {
             model,
             device,
@@ -334,6 +345,11 @@ impl CocoDemo {
         let data = values.into_iter().flat_map(color_map_jet).collect();
         Ok(RgbImage::new((per_dim * width) as usize, (per_dim * height) as usize, data))
     }
+}
+
+/// Whether `MODEL.WEIGHT` may be meant for detecting: the catalog's backbones, which trainings start from, are not.
+fn names_detector(weight: &str) -> bool {
+    !weight.is_empty() && !weight.starts_with("catalog://ImageNetPretrained/")
 }
 
 /// The corners of every box.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use maskrcnn_benchmark::ffi::Store;
 
 use super::jobs::{ends, free_port, is_like_undisturbed, launch, member, two};
-use super::support::{fails, succeeds};
+use super::support::{fails, program, succeeds};
 
 #[test]
 fn validation_during_training_does_not_change_it() {
@@ -47,6 +47,41 @@ fn who_does_not_come_is_named() {
     let _taken = TcpListener::bind(("0.0.0.0", port)).expect("the port is free again");
     let error = fails(&mut member("train_net", 0, port, folder.path(), &options, &[]), 1);
     assert!(error.contains(&format!("cannot host the store at 127.0.0.1:{port}")), "{error}");
+}
+
+/// On stderr, long before the time is up.
+#[test]
+fn who_is_waited_for_at_the_start_is_said() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (port, options) = (free_port(), ["--dist-timeout", "3", "--slow-after", "1"]);
+    let error = fails(&mut member("train_net", 0, port, folder.path(), &options, &[]), 1);
+    let expected = format!("rank 0 of 2 (from RANK and WORLD_SIZE) has waited 1s at 127.0.0.1:{port} for rank 1. ");
+    assert!(error.contains(&expected) && error.contains("env -u WORLD_SIZE"), "{error}");
+    let error = fails(&mut member("train_net", 1, port, folder.path(), &options, &[]), 1);
+    let expected = format!("has waited 1s for the store at 127.0.0.1:{port}, which rank 0 hosts. ");
+    assert!(error.contains(&expected), "{error}");
+
+    let mut task = program("train_net", folder.path(), &options, &[]);
+    task.env("GLOO_SOCKET_IFNAME", "lo").env("SLURM_STEP_NODELIST", "localhost").env("MASTER_PORT", port.to_string());
+    let error = fails(task.env("SLURM_PROCID", "0").env("SLURM_STEP_NUM_TASKS", "3"), 1);
+    assert!(error.contains("(from SLURM_PROCID and SLURM_STEP_NUM_TASKS) has waited 1s at localhost:"), "{error}");
+    assert!(error.contains(" for rank 1, 2. All are to be started by one srun"), "{error}");
+}
+
+/// What SLURM sets for a job's script is no place in a job of several processes.
+#[test]
+fn without_srun_a_program_in_a_slurm_script_works_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let overrides = ["SOLVER.MAX_ITER", "1"];
+    let mut command = program("train_net", folder.path(), &["--skip-test"], &overrides);
+    for (name, value) in [("NTASKS", "4"), ("PROCID", "0"), ("LOCALID", "0"), ("JOB_NODELIST", "n[1-4]")] {
+        command.env(format!("SLURM_{name}"), value);
+    }
+    let log = succeeds(&mut command);
+    assert!(
+        log.contains("Using 1 processes") && log.contains("WARNING: SLURM has given this job 4 tasks, but"),
+        "{log}"
+    );
 }
 
 /// torchrun's contract, with the store in this process; then one of the two is killed.

@@ -42,6 +42,7 @@ pub fn program(program: &str, output: &Path, options: &[&str], overrides: &[&str
     let path = match program {
         "train_net" => env!("CARGO_BIN_EXE_train_net"),
         "test_net" => env!("CARGO_BIN_EXE_test_net"),
+        "demo" => env!("CARGO_BIN_EXE_demo"),
         other => panic!("{other} is no program of these tests"),
     };
     let mut command = Command::new(path);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use maskrcnn_benchmark::config::Config;
 
-use super::support::{fails, program, root, succeeds, train};
+use super::support::{fails, program, root, shapes, succeeds, train};
 
 /// The entries of a result file of a test on `shapes_val`.
 fn results(output: &Path, name: &str) -> Vec<serde_json::Value> {
@@ -107,4 +107,41 @@ fn a_missing_checkpoint_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let error = fails(&mut program("test_net", folder.path(), &["--ckpt", "/nowhere/model.pth"], &[]), 1);
     assert!(error.contains("--ckpt names /nowhere/model.pth") && !error.contains("MODEL.WEIGHT"), "{error}");
+}
+
+#[test]
+fn results_of_two_data_sets_do_not_go_to_one_folder() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = shapes().display();
+    let once = format!("'coco:{data}/annotations/instances_val.json:{data}/val'");
+    let linked = folder.path().join("instances_val.json");
+    std::os::unix::fs::symlink(shapes().join("annotations/instances_val.json"), &linked).expect("a link");
+    let elsewhere = format!("'coco:{}:{data}/val'", linked.display());
+    for (name, twice) in [("train_net", format!("({once}, {once})")), ("test_net", format!("({once}, {elsewhere})"))] {
+        let output = folder.path().join(name);
+        let error = fails(&mut program(name, &output, &[], &["DATASETS.TEST", &twice]), 1);
+        assert!(error.contains("would go to one folder, inference/instances_val"), "{error}");
+        assert!(!output.join("inference").exists() && !output.join("last_checkpoint").exists());
+    }
+    let named = format!("({once}, 'other={})", &elsewhere[1..]);
+    succeeds(&mut program("test_net", &folder.path().join("named"), &[], &["DATASETS.TEST", &named]));
+    for name in ["instances_val", "other"] {
+        assert!(folder.path().join("named/inference").join(name).join("bbox.json").is_file(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_lost_by_a_slip_is_warned_about() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("mistyped");
+    let log = succeeds(&mut program("test_net", &output, &[], &[]));
+    let warning = format!("WARNING: there is no {}/last_checkpoint and MODEL.WEIGHT is empty", output.display());
+    assert!(log.contains(&warning), "{log}");
+    let overrides = ["OUTPUT_DIR", "", "SOLVER.MAX_ITER", "1"];
+    let log = succeeds(&mut program("train_net", folder.path(), &["--skip-test"], &overrides));
+    assert!(log.contains("WARNING: OUTPUT_DIR is empty: no checkpoint"), "{log}");
+    let missing = |weight: &str| fails(&mut program("test_net", folder.path(), &["--ckpt", weight], &[]), 1);
+    assert!(missing(&folder.path().display().to_string()).contains("is a folder, not a file of weights"));
+    assert!(missing("~/w.pth").contains("~ stands for your home folder in the shell alone"));
+    assert!(missing("detectron2://a/b.pkl").contains("detectron2:// is not known here"));
 }

@@ -107,7 +107,7 @@ fn parse_size(text: &str) -> Result<(i64, i64), String> {
 pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let args: Args = parse(args)?;
     let _ = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).try_init();
-    let cfg = Config::load(args.config.path(), &args.config.opts)?;
+    let cfg = args.config.load()?;
     if let Some(threads) = args.threads {
         tch::set_num_threads(threads);
     }
