@@ -12,6 +12,7 @@ use crate::config::paths_catalog::DatasetCatalog;
 use crate::config::Config;
 use crate::data::build::check_test_data;
 use crate::data::{images_per_gpu, make_data_loader, LoaderOptions};
+use crate::engine::bbox_aug::BboxAug;
 use crate::engine::device::parse_device;
 use crate::engine::inference;
 use crate::ffi;
@@ -104,14 +105,17 @@ impl Program {
         loader_options(self.seed, self.device, registries)
     }
 
-    /// What [`run_test`](Self::run_test) would fail at after hours of training: how batches are shared, data sets, their
-    /// ground truth.
+    /// What [`run_test`](Self::run_test) would fail at after hours of training: how batches are shared, how images are
+    /// shown to the network, data sets, their ground truth.
     pub(super) fn check_test(&self, registries: &Registries) -> Result<()> {
         if self.cfg.datasets.test.is_empty() {
             return Ok(());
         }
         self.test_names()?;
         images_per_gpu(&self.cfg, false, get_world_size())?;
+        if self.cfg.test.bbox_aug.enabled {
+            BboxAug::new(&self.cfg)?;
+        }
         let check = || check_test_data(&self.cfg, &self.loader_options(registries));
         comm::main_process_works("opening DATASETS.TEST", check)?;
         Ok(())

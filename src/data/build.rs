@@ -71,13 +71,14 @@ pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<Dat
     datasets.into_iter().map(|dataset| make_loader(cfg, options, dataset, images_per_gpu)).collect()
 }
 
-/// Reads the data sets of `DATASETS.TEST` and their ground truth and drops them again, so that what keeps them from being
-/// evaluated is known before the training and not after it.
+/// Builds the transforms, reads the data sets of `DATASETS.TEST` and their ground truth and drops them again, so that
+/// what keeps them from being evaluated is known before the training and not after it.
 ///
 /// # Errors
 ///
 /// See [`make_data_loader`] and [`Evaluator::check`](crate::data::evaluation::Evaluator::check).
 pub fn check_test_data(cfg: &Config, options: &LoaderOptions) -> Result<()> {
+    from_image_to_batch(cfg, options)?;
     for dataset in build_datasets(cfg, options, &cfg.datasets.test)? {
         dataset.evaluator().check(dataset.as_ref())?;
     }
@@ -124,19 +125,22 @@ fn make_loader(
         let len = batches.batches(Pass::default())?.len();
         (Order::OnePass(batches), len)
     };
-    // Validation during training needs the network's input for its losses, so it detects without augmentation.
-    let augments = cfg.test.bbox_aug.enabled && !options.is_train && !options.is_for_period;
-    let (transforms, collator) = if augments {
-        (Compose::default(), Collator::Originals)
-    } else {
-        let normalize = Normalize::from_config(cfg)?;
-        let size_divisible = cfg.dataloader.size_divisibility;
-        let transforms = build_transforms(cfg, options.is_train, options.transforms)?;
-        (transforms, Collator::Images { normalize, size_divisible, pin_memory: options.device.is_cuda() })
-    };
+    let (transforms, collator) = from_image_to_batch(cfg, options)?;
     let workers = usize::try_from(cfg.dataloader.num_workers).context("DATALOADER.NUM_WORKERS cannot be negative")?;
     let seed = state.seed.wrapping_add(options.rank as u64);
     Ok(DataLoader::new(dataset, transforms, collator, order, len, workers, seed).with_state(state))
+}
+
+/// What happens to an image before its batch is put together, and how that is done.
+fn from_image_to_batch(cfg: &Config, options: &LoaderOptions) -> Result<(Compose, Collator)> {
+    // Validation during training needs the network's input for its losses, so it detects without augmentation.
+    if cfg.test.bbox_aug.enabled && !options.is_train && !options.is_for_period {
+        return Ok((Compose::default(), Collator::Originals));
+    }
+    let normalize = Normalize::from_config(cfg)?;
+    let size_divisible = cfg.dataloader.size_divisibility;
+    let transforms = build_transforms(cfg, options.is_train, options.transforms)?;
+    Ok((transforms, Collator::Images { normalize, size_divisible, pin_memory: options.device.is_cuda() }))
 }
 
 /// The images of a batch that one of `world_size` processes takes.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{ensure, Context, Result};
 use tch::Device;
 
-use super::bbox_aug::im_detect_bbox_aug;
+use super::bbox_aug::{im_detect_bbox_aug, BboxAug};
 use crate::config::Config;
 use crate::data::datasets::Dataset;
 use crate::data::evaluation::{
@@ -91,10 +91,10 @@ fn evaluate(
 }
 
 /// The detections of this process's images on the CPU, with the images' numbers: with test-time augmentation where the
-/// loader gives the images as read. `timer` measures the model alone.
+/// configuration asks for it, which has to be the loader's own. `timer` measures the model alone.
 ///
 /// # Errors
-/// An unreadable image.
+/// An unreadable image, or sizes of `TEST.BBOX_AUG` that cannot be used.
 pub fn compute_on_dataset(
     cfg: &Config,
     model: &GeneralizedRcnn,
@@ -102,16 +102,16 @@ pub fn compute_on_dataset(
     device: Device,
     timer: &mut Timer,
 ) -> Result<Vec<(usize, BoxList)>> {
+    let aug = cfg.test.bbox_aug.enabled.then(|| BboxAug::new(cfg)).transpose()?;
     let mut results = Vec::new();
     let images = data_loader.dataset().len().div_ceil(get_world_size());
     let mut progress = Progress::new(TARGET, "images", images as u64, false);
     for batch in data_loader.iter() {
         let batch = batch?;
         timer.tic();
-        let output = if batch.originals.is_empty() {
-            model.detect(&batch.images.to_device(device))?
-        } else {
-            im_detect_bbox_aug(model, cfg, &batch.originals, device)?
+        let output = match &aug {
+            Some(aug) => im_detect_bbox_aug(model, aug, &batch.originals, device)?,
+            None => model.detect(&batch.images.to_device(device))?,
         };
         timer.toc();
         results.extend(batch.indices.iter().copied().zip(boxlists_to_device(&output, Device::Cpu)));

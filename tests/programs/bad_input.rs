@@ -332,6 +332,13 @@ fn what_cannot_be_tested_is_known_before_the_training() {
         assert!(error.contains(expected) && error.contains("--skip-test"), "{error}");
         assert!(!disk.output().join("model_final.pth").exists());
     }
+    let augmented = ["TEST.BBOX_AUG.ENABLED", "True", "TEST.BBOX_AUG.SCALES", "(48,0)"];
+    for (changes, key) in [(&augmented[..], augmented[2]), (&["INPUT.MIN_SIZE_TEST", "0"], "INPUT.MIN_SIZE_TEST")] {
+        let overrides = [&[overrides[0].as_str(), &overrides[1]], changes].concat();
+        let error = fails(&mut program("train_net", &disk.output(), &[], &overrides), 1);
+        assert!(error.contains(&format!("{key}: ")) && error.contains("--skip-test"), "{error}");
+        assert!(!disk.output().join("model_final.pth").exists());
+    }
 }
 
 #[test]

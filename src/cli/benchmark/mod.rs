@@ -33,7 +33,7 @@ use crate::utils::comm;
 /// Weights come from MODEL.WEIGHT; with an empty one they are random, which costs the same up to the number of
 /// detections.
 #[derive(Debug, Parser)]
-#[command(name = "benchmark")]
+#[command(name = "benchmark", version)]
 struct Args {
     /// Image to run on: decoded and resized as by test_net.
     #[arg(long, value_name = "FILE", conflicts_with = "image_size")]
@@ -239,7 +239,7 @@ fn input(args: &Args, cfg: &Config, device: Device, phases: &mut Phases) -> Resu
     ensure!(image.width > 0 && image.height > 0, "{}: an image without pixels", path.display());
     let size = image.size();
     let images = phases.time("resize, normalise", || {
-        let rule = Resize::new(vec![cfg.input.min_size_test], Some(cfg.input.max_size_test))?;
+        let rule = Resize::from_config(cfg, false)?;
         let (height, width) = rule.get_size(size, cfg.input.min_size_test);
         let resized = resize(&image, (width as usize, height as usize));
         Ok(list(Normalize::from_config(cfg)?.to_tensor(&resized)))

@@ -103,25 +103,20 @@ fn color_jitter(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
 }
 
 fn resize(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
-    let input = &cfg.input;
-    let resize = if is_train {
-        Resize::new(input.min_size_train.to_vec(), Some(input.max_size_train))
-    } else {
-        Resize::new(vec![input.min_size_test], Some(input.max_size_test))
-    };
-    Ok(Box::new(resize?))
+    Ok(Box::new(Resize::from_config(cfg, is_train)?))
 }
 
 fn horizontal_flip(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
-    random_flip(Flip::LeftRight, is_train, cfg.input.horizontal_flip_prob_train)
+    let probability = cfg.input.horizontal_flip_prob_train;
+    random_flip(Flip::LeftRight, is_train, ("INPUT.HORIZONTAL_FLIP_PROB_TRAIN", probability))
 }
 
 fn vertical_flip(cfg: &Config, is_train: bool) -> Result<Box<dyn Transform>> {
-    random_flip(Flip::TopBottom, is_train, cfg.input.vertical_flip_prob_train)
+    random_flip(Flip::TopBottom, is_train, ("INPUT.VERTICAL_FLIP_PROB_TRAIN", cfg.input.vertical_flip_prob_train))
 }
 
-fn random_flip(flip: Flip, is_train: bool, probability: f64) -> Result<Box<dyn Transform>> {
-    ensure!((0.0..=1.0).contains(&probability), "a flip's probability is {probability}, but must lie between 0 and 1");
+fn random_flip(flip: Flip, is_train: bool, (key, probability): (&str, f64)) -> Result<Box<dyn Transform>> {
+    ensure!((0.0..=1.0).contains(&probability), "{key} is {probability}; it must lie between 0 and 1");
     Ok(Box::new(RandomFlip::new(flip, if is_train { probability } else { 0.0 })))
 }
 
@@ -150,5 +145,18 @@ mod tests {
         let error = format!("{:#}", build_transforms(&cfg, true, &TransformRegistry::default()).err().unwrap());
         assert!(error.contains("ColorJitter") && error.contains("0.7"), "{error}");
         assert!(build_transforms(&cfg, false, &TransformRegistry::default()).is_ok());
+
+        let refused = |key: &str, value: &str, is_train: bool| {
+            let cfg = Config::load(None, &[key.into(), value.into()]).unwrap();
+            let error = format!("{:#}", build_transforms(&cfg, is_train, &TransformRegistry::default()).err().unwrap());
+            assert!(error.contains(&format!("{key}: ")) || error.contains(&format!("{key} is {value}")), "{error}");
+        };
+        refused("INPUT.MIN_SIZE_TRAIN", "()", true);
+        refused("INPUT.MIN_SIZE_TRAIN", "(64,0)", true);
+        refused("INPUT.MAX_SIZE_TRAIN", "0", true);
+        refused("INPUT.MIN_SIZE_TEST", "-1", false);
+        refused("INPUT.MAX_SIZE_TEST", "0", false);
+        refused("INPUT.HORIZONTAL_FLIP_PROB_TRAIN", "1.5", true);
+        refused("INPUT.VERTICAL_FLIP_PROB_TRAIN", "-0.5", true);
     }
 }

@@ -1,6 +1,7 @@
 use anyhow::{bail, ensure, Result};
 
 use super::{adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, resize, RgbImage, TransformRng};
+use crate::config::Config;
 use crate::structures::{BoxList, Flip};
 
 /// One step between the decoded image and the network's input.
@@ -48,9 +49,35 @@ impl Resize {
     ///
     /// If there is no size to draw from, or a size is not positive.
     pub fn new(min_sizes: Vec<i64>, max_size: Option<i64>) -> Result<Self> {
-        ensure!(!min_sizes.is_empty(), "there is no minimum size to resize images to");
-        if let Some(size) = min_sizes.iter().chain(&max_size).find(|size| **size <= 0) {
-            bail!("images cannot be resized to {size} pixels");
+        Self::of_keys(("the shorter side", min_sizes), ("the longer side", max_size))
+    }
+
+    /// With `INPUT.MIN_SIZE_TRAIN` and `INPUT.MAX_SIZE_TRAIN`, or with `INPUT.MIN_SIZE_TEST` and `INPUT.MAX_SIZE_TEST`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Resize::new`]; names the key.
+    pub fn from_config(cfg: &Config, is_train: bool) -> Result<Self> {
+        let input = &cfg.input;
+        if is_train {
+            let min_sizes = ("INPUT.MIN_SIZE_TRAIN", input.min_size_train.to_vec());
+            Self::of_keys(min_sizes, ("INPUT.MAX_SIZE_TRAIN", Some(input.max_size_train)))
+        } else {
+            let min_sizes = ("INPUT.MIN_SIZE_TEST", vec![input.min_size_test]);
+            Self::of_keys(min_sizes, ("INPUT.MAX_SIZE_TEST", Some(input.max_size_test)))
+        }
+    }
+
+    /// [`Resize::new`] with sizes that come from these keys, which its errors name.
+    pub(crate) fn of_keys(
+        (min_key, min_sizes): (&str, Vec<i64>),
+        (max_key, max_size): (&str, Option<i64>),
+    ) -> Result<Self> {
+        ensure!(!min_sizes.is_empty(), "{min_key}: there is no size to resize images to");
+        let of_key = |key| move |size| (key, size);
+        let mut sizes = min_sizes.iter().map(of_key(min_key)).chain(max_size.iter().map(of_key(max_key)));
+        if let Some((key, size)) = sizes.find(|(_, size)| **size <= 0) {
+            bail!("{key}: images cannot be resized to {size} pixels");
         }
         Ok(Self { min_sizes, max_size })
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{ensure, Result};
 
-use crate::config::{Config, Tuple};
+use crate::config::{AnchorSizes, Config, Tuple};
 use crate::modeling::utils::at_least;
 
 /// Fails on the first key whose value is out of range, of those parts that the model has. (Bodies check their own.)
@@ -10,7 +10,10 @@ pub(super) fn check_ranges(cfg: &Config) -> Result<()> {
     let model = &cfg.model;
     if model.retinanet_on {
         let retinanet = &model.retinanet;
+        anchors("MODEL.RETINANET.ANCHOR_SIZES", &retinanet.anchor_sizes)?;
         all_positive("MODEL.RETINANET.ASPECT_RATIOS", &retinanet.aspect_ratios)?;
+        let octave = retinanet.octave;
+        ensure!(octave > 0.0 && octave.is_finite(), "MODEL.RETINANET.OCTAVE is {octave}; it must be above 0");
         at_least(1, &[("MODEL.RETINANET.SCALES_PER_OCTAVE", retinanet.scales_per_octave)])?;
         return at_least(
             0,
@@ -22,7 +25,7 @@ pub(super) fn check_ranges(cfg: &Config) -> Result<()> {
     }
     let rpn = &model.rpn;
     all_positive("MODEL.RPN.ASPECT_RATIOS", &rpn.aspect_ratios)?;
-    ensure!(!rpn.anchor_sizes.is_empty(), "MODEL.RPN.ANCHOR_SIZES is empty; there must be at least one size");
+    anchors("MODEL.RPN.ANCHOR_SIZES", &rpn.anchor_sizes)?;
     at_least(
         0,
         &[
@@ -69,6 +72,13 @@ fn fraction(key: &str, value: f64) -> Result<()> {
 
 fn widths(key: &str, values: &Tuple<i64>) -> Result<()> {
     ensure!(values.iter().all(|width| *width > 0), "{key} is {values}; every width must be at least 1");
+    Ok(())
+}
+
+fn anchors(key: &str, sizes: &Tuple<AnchorSizes>) -> Result<()> {
+    ensure!(!sizes.is_empty(), "{key} is empty; there must be at least one size");
+    let good = sizes.iter().flat_map(AnchorSizes::sides).all(|side| side > 0.0 && side.is_finite());
+    ensure!(good, "{key} is {sizes}; every side must be above 0");
     Ok(())
 }
 

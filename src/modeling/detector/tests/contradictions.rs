@@ -115,6 +115,9 @@ fn numbers_out_of_range_are_named() {
         ("MODEL.RPN.FPN_POST_NMS_TOP_N_TEST", "-1", "at least 0"),
         ("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "-256", "at least 1"),
         ("MODEL.RPN.POSITIVE_FRACTION", "1.5", "between 0 and 1"),
+        ("MODEL.RPN.ANCHOR_SIZES", "()", "at least one size"),
+        ("MODEL.RPN.ANCHOR_SIZES", "(8,16,0,64,128)", "above 0"),
+        ("MODEL.RPN.ANCHOR_SIZES", "(8,16,32,64,(128,-8))", "above 0"),
         ("MODEL.RPN.ASPECT_RATIOS", "()", "at least one number"),
         ("MODEL.RPN.ASPECT_RATIOS", "(0.5,-1.0)", "above 0"),
         ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "0", "at least 1"),
@@ -127,9 +130,16 @@ fn numbers_out_of_range_are_named() {
     ] {
         assert_refused(&[FPN, FPN_MASK, FPN_KEYPOINT, &format!("{key} {value}")], &[&format!("{key} is"), allowed]);
     }
-    for (key, value) in
-        [("PRE_NMS_TOP_N", "-1"), ("NUM_CONVS", "-1"), ("SCALES_PER_OCTAVE", "0"), ("ASPECT_RATIOS", "()")]
-    {
+    for (key, value) in [
+        ("PRE_NMS_TOP_N", "-1"),
+        ("NUM_CONVS", "-1"),
+        ("SCALES_PER_OCTAVE", "0"),
+        ("OCTAVE", "-2.0"),
+        ("OCTAVE", "0.0"),
+        ("ANCHOR_SIZES", "(32,64,-128,256,512)"),
+        ("ASPECT_RATIOS", "()"),
+        ("ASPECT_RATIOS", "(0.0,1.0)"),
+    ] {
         let key = format!("MODEL.RETINANET.{key}");
         assert_refused(&[RETINANET, &format!("{key} {value}")], &[&format!("{key} is")]);
     }

@@ -1,6 +1,6 @@
 //! What each stage gives at test time.
 
-use maskrcnn_benchmark::engine::bbox_aug::im_detect_bbox_aug;
+use maskrcnn_benchmark::engine::bbox_aug::{im_detect_bbox_aug, BboxAug};
 use maskrcnn_benchmark::layers::Parameters;
 use maskrcnn_benchmark::modeling::backbone::blocks::BlockFamily;
 use maskrcnn_benchmark::modeling::backbone::resnet::ResNet;
@@ -72,7 +72,8 @@ fn test_time_augmentation() {
             let scores = boxes.tensor_field("scores").expect("scores");
             expected.absolute(&mut report, &case.name, &key("scores"), scores, SCORE);
         }
-        let found = im_detect_bbox_aug(&model, &case.cfg, &case.images(), Device::Cpu).expect("detections");
+        let aug = BboxAug::new(&case.cfg).expect("views");
+        let found = im_detect_bbox_aug(&model, &aug, &case.images(), Device::Cpu).expect("detections");
         let sizes = expected.facts["network_sizes_wh"].as_array().expect("sizes").clone();
         for (image, boxes) in found.iter().enumerate() {
             let size = super::ints(&sizes[image]);

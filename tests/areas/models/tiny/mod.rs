@@ -70,7 +70,7 @@ impl Case {
     /// The images as the network sees them at test time.
     fn batch_resized(&self) -> ImageList {
         let input = &self.cfg.input;
-        let sizes = Resize::new(vec![input.min_size_test], Some(input.max_size_test)).unwrap();
+        let sizes = Resize::from_config(&self.cfg, false).unwrap();
         let normalize = Normalize::from_config(&self.cfg).unwrap();
         let resized = self.images().into_iter().map(|image| {
             let (height, width) = sizes.get_size(image.size(), input.min_size_test);
