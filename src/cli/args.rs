@@ -97,7 +97,7 @@ pub struct BackendArgs {
     pub tf32: Option<Switch>,
 
     /// Whether feature maps have the channels of each pixel side by side in memory, which the GPU's matrix units read
-    /// without reordering. Without it they have so on a GPU, and in inference on the CPU; training on the CPU cannot.
+    /// without reordering. Without it they have so. For a GPU only: on the CPU inference has them so, and training not.
     #[arg(long, value_name = "on|off")]
     pub channels_last: Option<Switch>,
 }

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use clap::Parser;
-use tch::Device;
 
 use super::setup::{Program, TARGET};
 use super::{parse, BackendArgs, CommandLine, ConfigArgs, DistributedArgs, Registries};
@@ -39,10 +38,8 @@ pub fn test_net(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let args: Args = parse(args)?;
     let program = Program::start(&args.config, (&args.distributed, &args.backend), &args, false)?;
     log::info!(target: TARGET, "Running with config:\n{}", program.cfg.to_node());
-    let (parameters, mut model) = program.build_model(registries)?;
-    if program.device != Device::Cpu {
-        model = args.backend.format(model)?;
-    }
+    let (parameters, model) = program.build_model(registries)?;
+    let model = args.backend.format(model)?;
     let checkpointer =
         DetectronCheckpointer::new(&program.cfg, &parameters, program.output_dir.as_deref()).strict(args.strict);
     let loaded = match &args.ckpt {

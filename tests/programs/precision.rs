@@ -72,8 +72,10 @@ fn switches_of_the_gpu_are_known_on_the_cpu() {
     let (a, b) = (deterministic.join("model_final.pth"), plain.join("model_final.pth"));
     assert_eq!(different_tensors(&a, &b, "model"), [""; 0]);
 
-    let error = fails(&mut program("train_net", folder.path(), &["--channels-last", "on"], &[]), 1);
-    assert!(error.contains("--channels-last") && error.contains("oneDNN"), "{error}");
+    for (name, choice) in [("train_net", "on"), ("test_net", "on"), ("test_net", "off")] {
+        let error = fails(&mut program(name, folder.path(), &["--channels-last", choice], &[]), 1);
+        assert!(error.contains("--channels-last: the format is a choice on a GPU only"), "{error}");
+    }
     let error = fails(&mut program("train_net", folder.path(), &["--tf32", "maybe"], &[]), 2);
     assert!(error.contains("on, off"), "{error}");
 }

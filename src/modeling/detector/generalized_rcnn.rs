@@ -45,15 +45,16 @@ impl GeneralizedRcnn {
     }
 
     /// Whether feature maps have the channels of each pixel side by side in memory, which tensor cores read without
-    /// reordering. On CUDA they have so unless it is switched off here. (Inference on the CPU always does so.)
+    /// reordering. On CUDA they have so unless it is switched off here.
     ///
     /// # Errors
-    /// Switched on for the CPU, whose library then writes weight gradients out of bounds.
+    /// A model on the CPU, where there is no choice: channels-last is the faster format in inference, and in training
+    /// oneDNN writes its weight gradients out of bounds.
     pub fn with_channels_last(self, channels_last: bool) -> Result<Self> {
         ensure!(
-            !channels_last || self.device != Device::Cpu,
-            "channels-last training is not possible on the CPU: the weight gradients of oneDNN 3.10 write out of bounds \
-             for narrow convolutions in this format (inference on the CPU uses it by itself)"
+            self.device != Device::Cpu,
+            "the format is a choice on a GPU only: on the CPU inference is channels-last, and training NCHW, since the \
+             channels-last weight gradients of oneDNN 3.10 write out of bounds for narrow convolutions"
         );
         self.parameters.lay_out(channels_last);
         Ok(Self { channels_last, ..self })

@@ -91,9 +91,11 @@ fn features_are_close_to_those_of_float32() {
 }
 
 #[test]
-fn an_unknown_precision_is_refused_and_channels_last_training_on_the_cpu_too() {
+fn an_unknown_precision_is_refused_and_a_choice_of_format_on_the_cpu_too() {
     let error = contradictions::refused(&[FPN, "DTYPE half"]);
     assert!(error.contains("DTYPE") && error.contains("bfloat16"), "{error}");
-    let error = model(&config(&[FPN])).0.with_channels_last(true).err().expect("an error").to_string();
-    assert!(error.contains("channels-last") && error.contains("oneDNN"), "{error}");
+    for choice in [true, false] {
+        let error = model(&config(&[FPN])).0.with_channels_last(choice).err().expect("an error").to_string();
+        assert!(error.contains("on a GPU only") && error.contains("oneDNN"), "{error}");
+    }
 }
