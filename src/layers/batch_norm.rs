@@ -1,11 +1,9 @@
 //! Norms: batch norm with fixed statistics, batch norm, group norm.
 
-use std::cell::RefCell;
-
 use tch::Tensor;
 
 use super::misc::add_and_rectify;
-use super::{full_precision, Init, ParamPath};
+use super::{full_precision, Init, Kept, ParamPath};
 use crate::ffi;
 
 /// Batch norm whose statistics and affine parameters are fixed (`layers/batch_norm.py`).
@@ -22,16 +20,7 @@ pub struct FrozenBatchNorm2d {
     /// Variance per channel, `[channels]`.
     pub running_var: Tensor,
     /// What [`scale_and_shift`](Self::scale_and_shift) gave last.
-    folded: RefCell<Option<Folded>>,
-}
-
-/// A norm as one multiplication and one addition.
-#[derive(Debug)]
-struct Folded {
-    /// libtorch's counts of changes of the four buffers, which loading weights changes.
-    versions: [i64; 4],
-    scale: Tensor,
-    shift: Tensor,
+    folded: Kept<(Tensor, Tensor)>,
 }
 
 impl FrozenBatchNorm2d {
@@ -42,24 +31,21 @@ impl FrozenBatchNorm2d {
             bias: path.buffer("bias", &[channels], 0.0),
             running_mean: path.buffer("running_mean", &[channels], 0.0),
             running_var: path.buffer("running_var", &[channels], 1.0),
-            folded: RefCell::new(None),
+            folded: Kept::default(),
         }
     }
 
     /// The norm as one multiplication and one addition per channel: `(scale, shift)`, both `[channels]`.
     pub fn scale_and_shift(&self) -> (Tensor, Tensor) {
         // Half a dozen small operators that would be repeated for every batch.
-        let versions = [&self.weight, &self.bias, &self.running_mean, &self.running_var].map(Tensor::internal_version);
-        let mut folded = self.folded.borrow_mut();
-        let known = match folded.take() {
-            Some(known) if known.versions == versions => folded.insert(known),
-            _ => {
-                let scale = &self.weight * self.running_var.rsqrt();
-                let shift = &self.bias - &self.running_mean * &scale;
-                folded.insert(Folded { versions, scale, shift })
-            }
+        let sources = [&self.weight, &self.bias, &self.running_mean, &self.running_var];
+        let make = || {
+            let scale = &self.weight * self.running_var.rsqrt();
+            let shift = &self.bias - &self.running_mean * &scale;
+            (scale, shift)
         };
-        (known.scale.shallow_clone(), known.shift.shallow_clone())
+        let folded = self.folded.get_or_make(&sources, |_| true, make);
+        (folded.0.shallow_clone(), folded.1.shallow_clone())
     }
 
     /// # Shapes

@@ -3,11 +3,11 @@
 //! The three are kept together, so that inference can fold the norm into the convolution and fuse the ReLU without the
 //! models knowing. Each part keeps the name that the original gives it.
 
-use std::cell::RefCell;
+use std::cell::RefMut;
 
 use tch::Tensor;
 
-use super::{Conv2d, Norm};
+use super::{Conv2d, Kept, Norm};
 use crate::ffi;
 
 /// Convolution, optional norm, optional ReLU.
@@ -20,7 +20,7 @@ pub struct ConvNorm {
     /// Whether a ReLU comes last.
     pub relu: bool,
     /// On CUDA, what [`folded`](Self::folded) gave last.
-    kept: RefCell<Option<Kept>>,
+    kept: Kept<Ready>,
 }
 
 /// Weights with the norm in them.
@@ -32,9 +32,7 @@ struct Folded {
 
 /// Folded weights in the type that is computed in: one more copy of the weights, in 16 bits half as large as they are.
 #[derive(Debug)]
-struct Kept {
-    /// libtorch's counts of changes of the tensors that they were made of.
-    versions: Vec<i64>,
+struct Ready {
     folded: Folded,
     /// The bias as it was before, for a pass after the convolution.
     shift: Option<Tensor>,
@@ -43,7 +41,7 @@ struct Kept {
 impl ConvNorm {
     /// Puts the three together.
     pub fn new(conv: Conv2d, norm: Option<Norm>, relu: bool) -> Self {
-        Self { conv, norm, relu, kept: RefCell::new(None) }
+        Self { conv, norm, relu, kept: Kept::default() }
     }
 
     /// `train` only matters to batch norm.
@@ -89,7 +87,7 @@ impl ConvNorm {
         if !possible || train && !of_frozen_part {
             if train {
                 // The optimizer will change the weights.
-                self.kept.take();
+                self.kept.clear();
             }
             return None;
         }
@@ -99,8 +97,8 @@ impl ConvNorm {
             return Some(self.conv.forward_fused(x, &weight, bias.as_ref(), residual, relu));
         }
         // Each operator more has to be sent to the GPU, which takes longer than these small ones themselves.
-        let mut kept = self.kept.borrow_mut();
-        let Kept { folded: Folded { weight, bias }, shift, .. } = self.up_to_date(&mut kept, x);
+        let ready = self.ready(x);
+        let Ready { folded: Folded { weight, bias }, shift } = &*ready;
         Some(if relu {
             self.conv.forward_fused(x, weight, bias.as_ref(), residual, relu)
         } else {
@@ -110,30 +108,24 @@ impl ConvNorm {
     }
 
     /// The kept weights, made anew where one of the tensors behind them has changed or `x` needs another type.
-    fn up_to_date<'a>(&self, kept: &'a mut Option<Kept>, x: &Tensor) -> &'a Kept {
-        let versions = self.versions();
-        match kept.take() {
-            Some(known) if known.versions == versions && ffi::is_ready_for_conv(x, &known.folded.weight) => {
-                kept.insert(known)
-            }
-            outdated => {
-                drop(outdated);
-                let Folded { weight, bias } = self.folded();
-                let ready = |tensor: &Tensor| ffi::ready_for_conv(x, tensor).expect("weights on the input's device");
-                let folded = Folded { weight: ready(&weight), bias: bias.as_ref().map(ready) };
-                kept.insert(Kept { versions, folded, shift: bias })
-            }
-        }
+    fn ready(&self, x: &Tensor) -> RefMut<'_, Ready> {
+        let fits = |ready: &Ready| ffi::is_ready_for_conv(x, &ready.folded.weight);
+        self.kept.get_or_make(&self.sources(), fits, || {
+            let Folded { weight, bias } = self.folded();
+            let ready = |tensor: &Tensor| ffi::ready_for_conv(x, tensor).expect("weights on the input's device");
+            Ready { folded: Folded { weight: ready(&weight), bias: bias.as_ref().map(ready) }, shift: bias }
+        })
     }
 
-    fn versions(&self) -> Vec<i64> {
+    /// What [`folded`](Self::folded) is made of.
+    fn sources(&self) -> Vec<&Tensor> {
         let of_norm = match &self.norm {
             Some(Norm::Frozen(norm)) => vec![&norm.weight, &norm.bias, &norm.running_mean, &norm.running_var],
             Some(Norm::Batch(norm)) => vec![&norm.weight, &norm.bias, &norm.running_mean, &norm.running_var],
             Some(Norm::Group(_)) | None => Vec::new(),
         };
         let of_conv = [Some(&self.conv.weight), self.conv.bias.as_ref()];
-        of_conv.into_iter().flatten().chain(of_norm).map(Tensor::internal_version).collect()
+        of_conv.into_iter().flatten().chain(of_norm).collect()
     }
 
     /// The convolution's weight and bias times the norm's factor, and its summand in the bias. (There is no group norm.)
@@ -221,8 +213,8 @@ mod tests {
             let conv = Conv2d::new(&path.sub("conv"), 8, 8, 3, ConvConfig::default());
             let layer = ConvNorm::new(conv, norm(kind, &path.sub("norm")), true);
             let check = || {
-                let mut kept = layer.kept.borrow_mut();
-                let Kept { folded: Folded { weight, bias }, shift, .. } = layer.up_to_date(&mut kept, &x);
+                let ready = layer.ready(&x);
+                let Ready { folded: Folded { weight, bias }, shift } = &*ready;
                 let now = layer.folded();
                 assert!(*weight == now.weight && *bias == now.bias && *shift == now.bias, "norm {kind}");
                 weight.data_ptr()
@@ -233,12 +225,10 @@ mod tests {
                 let _ = entry.tensor.shallow_clone().g_add_scalar_(0.5);
                 check();
             }
-            let mut kept = layer.kept.borrow_mut();
             let double = x.to_kind(Kind::Double);
-            assert_eq!(layer.up_to_date(&mut kept, &double).folded.weight.kind(), Kind::Double);
-            drop(kept);
+            assert_eq!(layer.ready(&double).folded.weight.kind(), Kind::Double);
             let _ = layer.forward(&x, true);
-            assert!(layer.kept.borrow().is_none(), "training changes weights");
+            assert!(layer.kept.is_empty(), "training changes weights");
         }
     }
 }

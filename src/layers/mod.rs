@@ -9,6 +9,7 @@ pub mod dcn;
 pub mod flops;
 #[cfg(test)]
 mod gradcheck;
+mod kept;
 mod match_by_iou;
 pub mod misc;
 mod nms;
@@ -22,6 +23,7 @@ mod smooth_l1_loss;
 pub use batch_norm::{BatchNorm2d, FrozenBatchNorm2d, GroupNorm, Norm};
 pub use conv_norm::ConvNorm;
 pub use flops::FlopCounter;
+pub(crate) use kept::Kept;
 pub use match_by_iou::{match_by_iou, IouMatches, Predictions};
 pub use misc::{
     interpolate, Conv2d, ConvConfig, ConvTranspose2d, DFConv2d, DFConvConfig, InterpolateMode, Linear, LinearConfig,

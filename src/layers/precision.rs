@@ -1,11 +1,11 @@
 //! Mixed precision: which number formats a model computes in.
 
-use std::cell::RefCell;
 use std::str::FromStr;
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use super::Kept;
 use crate::config::registry::unknown_name;
 use crate::ffi::{self, Autocast};
 
@@ -71,14 +71,14 @@ pub(super) fn full_precision_on_cpu(tensor: &Tensor) -> Tensor {
 /// In training that is what [`Autocast::cast_ahead`] has made of it. In inference on CUDA, where weights stay the same for many
 /// batches, its own cast is kept: one more copy in 16 bits, instead of a kernel for each weight and batch.
 #[derive(Debug, Default)]
-pub(super) struct KeptCast(RefCell<Option<(i64, Tensor)>>);
+pub(super) struct KeptCast(Kept<Tensor>);
 
 impl KeptCast {
     /// For a convolution or matrix product of `x`.
     pub(super) fn of(&self, weight: &Tensor, x: &Tensor) -> Tensor {
         if ffi::is_grad_enabled() {
             // The optimizer will change it.
-            self.0.take();
+            self.0.clear();
             return ffi::cast_of(weight);
         }
         match x.device() {
@@ -89,18 +89,11 @@ impl KeptCast {
 
     fn up_to_date(&self, weight: &Tensor, x: &Tensor) -> Tensor {
         if ffi::is_ready_for_conv(x, weight) {
-            self.0.take();
+            self.0.clear();
             return weight.shallow_clone();
         }
-        let mut kept = self.0.borrow_mut();
-        let version = weight.internal_version();
-        match &*kept {
-            Some((known, cast)) if *known == version && ffi::is_ready_for_conv(x, cast) => cast.shallow_clone(),
-            _ => {
-                let cast = ffi::ready_for_conv(x, weight).expect("a weight on the input's device");
-                kept.insert((version, cast)).1.shallow_clone()
-            }
-        }
+        let cast = || ffi::ready_for_conv(x, weight).expect("a weight on the input's device");
+        self.0.get_or_make(&[weight], |cast| ffi::is_ready_for_conv(x, cast), cast).shallow_clone()
     }
 }
 
@@ -132,7 +125,7 @@ mod tests {
         assert_eq!(place(kept.of(&weight, &x)), (Kind::Float, weight.data_ptr()));
         drop(autocast);
         assert_eq!(kept.up_to_date(&weight, &x).kind(), Kind::Float);
-        assert!(kept.0.borrow().is_none());
+        assert!(kept.0.is_empty());
     }
 
     #[test]

@@ -1,12 +1,10 @@
 //! Anchors: the reference boxes at every position of the feature maps.
 
-use std::cell::RefCell;
-
 use anyhow::{ensure, Context, Result};
 use tch::{Kind, Tensor};
 
 use crate::config::{AnchorSizes, Config, Tuple};
-use crate::layers::ParamPath;
+use crate::layers::{Kept, ParamPath};
 use crate::modeling::batch::Rows;
 use crate::modeling::registry::FeatureMaps;
 use crate::modeling::utils::cat;
@@ -37,7 +35,7 @@ pub struct AnchorGenerator {
     cell_anchors: Vec<Tensor>,
     straddle_thresh: i64,
     /// The anchors that were last asked for: batches often have the same size.
-    last: RefCell<Option<Grids>>,
+    last: Kept<Grids>,
 }
 
 /// The anchors of maps of some sizes.
@@ -45,8 +43,6 @@ pub struct AnchorGenerator {
 struct Grids {
     /// Height and width of each map.
     sizes: Vec<(i64, i64)>,
-    /// libtorch's counts of changes of the cells, which loading weights changes.
-    versions: Vec<i64>,
     anchors: Vec<Tensor>,
 }
 
@@ -80,7 +76,7 @@ impl AnchorGenerator {
                 path.buffer_from(&level.to_string(), &cell)
             })
             .collect();
-        Ok(Self { strides: strides.to_vec(), cell_anchors, straddle_thresh, last: RefCell::new(None) })
+        Ok(Self { strides: strides.to_vec(), cell_anchors, straddle_thresh, last: Kept::default() })
     }
 
     /// The number of anchors at each position, per level.
@@ -107,13 +103,9 @@ impl AnchorGenerator {
             (size[size.len() - 2], size[size.len() - 1])
         };
         let sizes: Vec<(i64, i64)> = features.iter().map(size).collect();
-        let versions: Vec<i64> = self.cell_anchors.iter().map(Tensor::internal_version).collect();
-        let mut last = self.last.borrow_mut();
-        let grids = match last.take() {
-            Some(grids) if grids.sizes == sizes && grids.versions == versions => grids,
-            _ => Grids { anchors: self.grids(&sizes), sizes, versions },
-        };
-        Ok(last.insert(grids).anchors.iter().map(Tensor::shallow_clone).collect())
+        let make = || Grids { anchors: self.grids(&sizes), sizes: sizes.clone() };
+        let grids = self.last.get_or_make(&self.cell_anchors, |grids| grids.sizes == sizes, make);
+        Ok(grids.anchors.iter().map(Tensor::shallow_clone).collect())
     }
 
     /// Parts of one tensor, so that whoever needs all anchors joins them without a copy.
