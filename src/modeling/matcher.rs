@@ -26,6 +26,13 @@ pub struct MatchedTargets {
     pub matched_idxs: Tensor,
 }
 
+impl MatchedTargets {
+    /// The labels or the matches of all images, end to end.
+    pub(super) fn all(prepared: &[Self], part: fn(&Self) -> &Tensor) -> Tensor {
+        cat(&prepared.iter().map(|prepared| part(prepared).shallow_clone()).collect::<Vec<_>>(), 0)
+    }
+}
+
 impl Matcher {
     /// The match of a prediction whose best quality is below the low threshold: background.
     pub const BELOW_LOW_THRESHOLD: i64 = -1;
@@ -98,7 +105,9 @@ impl Matcher {
         Ok(per_image.map(|(labels, matched_idxs)| MatchedTargets { labels, matched_idxs }).collect())
     }
 
-    /// Matches by a given quality matrix.
+    /// Matches by a given quality matrix, as the original's `Matcher` does. The models use
+    /// [`match_batch`](Self::match_batch), which needs no such matrix; this is what it is tested against, and for other
+    /// qualities than the IoU.
     ///
     /// # Shapes
     /// `quality` `[M, N]`, neither 0 → `[N]` int64, as in [`match_boxes`](Self::match_boxes).

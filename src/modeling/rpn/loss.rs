@@ -8,12 +8,12 @@ use crate::layers::{smooth_l1_loss, Predictions};
 use crate::modeling::balanced_positive_negative_sampler::{BalancedPositiveNegativeSampler, Sampled};
 use crate::modeling::batch::{all_boxes, Rows};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::matcher::{rows_of_truth, MatchedTargets, Matcher};
+use crate::modeling::matcher::{MatchedTargets, Matcher};
 use crate::modeling::utils::{cat, zero_loss};
 use crate::structures::{BoxList, ImageList};
 
 use super::anchor_generator::AnchorGenerator;
-use super::utils::AnchorPredictions;
+use super::utils::{encode_positives, AnchorPredictions};
 
 /// Matches anchors, samples them and computes the two losses.
 #[derive(Debug)]
@@ -79,16 +79,8 @@ impl RpnLossComputation {
             return (zero_loss(&objectness), zero_loss(&box_regression));
         }
 
-        // Only the positives' offsets are ever needed, so only they are encoded.
-        let regression_targets = {
-            let _no_grad = tch::no_grad_guard();
-            let matched: Vec<Tensor> = prepared.iter().map(|p| p.matched_idxs.shallow_clone()).collect();
-            let matched = cat(&matched, 0).index_select(0, positive);
-            let matched = rows_of_truth(&matched, &sampled.positive_rows, targets);
-            let gt = all_boxes(targets).to_device(anchors.device());
-            let anchors = anchors.index_select(0, &positive.remainder(anchors.size()[0]));
-            self.box_coder.encode(&gt.index_select(0, &matched), &anchors)
-        };
+        let positives = (positive, &sampled.positive_rows);
+        let regression_targets = encode_positives(&self.box_coder, &anchors, &prepared, positives, targets);
         let box_loss = smooth_l1_loss(&box_regression.index_select(0, positive), &regression_targets, 1.0 / 9.0, false)
             / num_samples as f64;
 

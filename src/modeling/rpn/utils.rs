@@ -1,9 +1,13 @@
-//! Reordering of the prediction layers' outputs (the original's `rpn/utils.py`).
+//! What RPN and RetinaNet share: the order of predictions (the original's `rpn/utils.py`), and encoded targets.
 
 use tch::Tensor;
 
 use crate::layers::full_precision;
+use crate::modeling::batch::{all_boxes, Rows};
+use crate::modeling::box_coder::BoxCoder;
+use crate::modeling::matcher::{rows_of_truth, MatchedTargets};
 use crate::modeling::utils::cat;
+use crate::structures::BoxList;
 
 /// Puts a prediction map into the order of the anchors: row, column, anchor.
 ///
@@ -51,4 +55,24 @@ pub fn concat_box_prediction_layers(box_cls: &[Tensor], box_regression: &[Tensor
         flat_regression.push(permute_and_flatten(regression, 4));
     }
     (cat(&flat_cls, 1).reshape([-1, classes]), cat(&flat_regression, 1).reshape([-1, 4]))
+}
+
+/// The offsets from the positives to the objects that they match, where all images have the same anchors. Only those of
+/// the positives are ever needed.
+///
+/// # Shapes
+/// `anchors` `[K, 4]`, `positive` `[P]` int64: rows among the anchors of all images, of which each image has so many
+/// (`of_images`) → `[P, 4]`.
+pub(super) fn encode_positives(
+    box_coder: &BoxCoder,
+    anchors: &Tensor,
+    prepared: &[MatchedTargets],
+    (positive, of_images): (&Tensor, &Rows),
+    targets: &[BoxList],
+) -> Tensor {
+    let _no_grad = tch::no_grad_guard();
+    let matched = MatchedTargets::all(prepared, |prepared| &prepared.matched_idxs).index_select(0, positive);
+    let gt = all_boxes(targets).to_device(anchors.device());
+    let gt = gt.index_select(0, &rows_of_truth(&matched, of_images, targets));
+    box_coder.encode(&gt, &anchors.index_select(0, &positive.remainder(anchors.size()[0])))
 }

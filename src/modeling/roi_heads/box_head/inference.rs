@@ -65,12 +65,10 @@ impl PostProcessor {
         } else {
             self.box_coder.decode(box_regression, &boxes)
         };
-        let per_image: Vec<i64> = proposals.iter().map(|p| p.len() as i64).collect();
-        let decoded = decoded.split_with_sizes(&per_image[..], 0);
-        let class_prob = class_prob.split_with_sizes(&per_image[..], 0);
+        let rows = Rows::of_boxes(proposals);
         proposals
             .iter()
-            .zip(decoded.iter().zip(&class_prob))
+            .zip(rows.split(&decoded).iter().zip(rows.split(&class_prob)))
             .map(|(proposals, (boxes, scores))| {
                 let mut boxlist = BoxList::new(boxes.reshape([-1, 4]), proposals.size(), Mode::Xyxy)?;
                 boxlist.add_field("scores", scores.reshape([-1]));

@@ -9,7 +9,7 @@ use crate::modeling::balanced_positive_negative_sampler::BalancedPositiveNegativ
 use crate::modeling::batch::{all_boxes, all_of_field, select_rows_of_all, Rows};
 use crate::modeling::box_coder::BoxCoder;
 use crate::modeling::matcher::{rows_of_truth, MatchedTargets, Matcher};
-use crate::modeling::utils::{cat, zero_loss};
+use crate::modeling::utils::zero_loss;
 use crate::structures::BoxList;
 
 /// Matches and samples proposals, and computes the two losses.
@@ -46,10 +46,8 @@ impl FastRcnnLossComputation {
         let sampled = self.sampler.sample(prepared.iter().map(|p| &p.labels));
         let (rows, chosen) = sampled.all();
         let mut lists = select_rows_of_all(proposals, &rows, &chosen)?;
-        let of_samples = |part: fn(&MatchedTargets) -> &Tensor| {
-            let parts: Vec<Tensor> = prepared.iter().map(|prepared| part(prepared).shallow_clone()).collect();
-            cat(&parts, 0).index_select(0, &rows)
-        };
+        let of_samples =
+            |part: fn(&MatchedTargets) -> &Tensor| MatchedTargets::all(&prepared, part).index_select(0, &rows);
         let (labels, matched_idxs) = (of_samples(|p| &p.labels), of_samples(|p| &p.matched_idxs));
         let regression_targets = self.regression_targets(&lists, targets, &matched_idxs, &chosen);
         let fields = [("labels", labels), ("regression_targets", regression_targets), ("matched_idxs", matched_idxs)];

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use crate::modeling::batch::Rows;
 use crate::structures::{BoxList, Keypoints};
 
 /// The place of each keypoint in the image, and the logit there.
@@ -54,8 +55,7 @@ pub fn heatmaps_to_keypoints(maps: &Tensor, rois: &Tensor) -> Result<(Tensor, Te
 /// # Errors
 /// As [`heatmaps_to_keypoints`].
 pub fn keypoint_detections(maps: &Tensor, boxes: Vec<BoxList>) -> Result<Vec<BoxList>> {
-    let per_image: Vec<i64> = boxes.iter().map(|b| b.len() as i64).collect();
-    let maps = maps.split_with_sizes(&per_image[..], 0);
+    let maps = Rows::of_boxes(&boxes).split(maps);
     boxes
         .into_iter()
         .zip(maps)

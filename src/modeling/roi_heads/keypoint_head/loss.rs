@@ -89,8 +89,8 @@ impl KeypointRcnnLossComputation {
         let sampled = self.sampler.sample(prepared.iter().map(|p| &p.labels));
         let (rows, chosen) = (sampled.positive, sampled.positive_rows);
         let mut positives = select_rows_of_all(proposals, &rows, &chosen)?;
-        let matched: Vec<Tensor> = prepared.iter().map(|prepared| prepared.matched_idxs.shallow_clone()).collect();
-        let matched = chosen.split(&cat(&matched, 0).index_select(0, &rows));
+        let matched = MatchedTargets::all(&prepared, |prepared| &prepared.matched_idxs);
+        let matched = chosen.split(&matched.index_select(0, &rows));
         for ((positives, target), matched) in positives.iter_mut().zip(targets).zip(matched) {
             if !target.is_empty() {
                 let keypoints = target.keypoints()?.to_device(matched.device()).select(&matched)?;

@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 
 use crate::config::Config;
 use crate::layers::full_precision;
+use crate::modeling::batch::Rows;
 use crate::structures::{BoxList, Masker};
 
 /// Gives each detection the mask of its class: probabilities in the frame of its box, or (with a masker) pixels of the
@@ -33,8 +34,7 @@ impl MaskPostProcessor {
         let row = Tensor::arange(labels.size()[0], (Kind::Int64, labels.device()));
         // The class is picked first, so that the sigmoid sees one map per detection.
         let mask_prob = full_precision(&mask_logits.index(&[Some(row), Some(labels)])).sigmoid().unsqueeze(1);
-        let per_image: Vec<i64> = boxes.iter().map(|b| b.len() as i64).collect();
-        let mask_prob = mask_prob.split_with_sizes(&per_image[..], 0);
+        let mask_prob = Rows::of_boxes(&boxes).split(&mask_prob);
         boxes
             .into_iter()
             .zip(mask_prob)

@@ -5,10 +5,10 @@ use tch::{Kind, Tensor};
 
 use crate::config::Config;
 use crate::layers::{sigmoid_focal_loss, smooth_l1_loss, Predictions};
-use crate::modeling::batch::{all_boxes, indices_of_batch, Rows};
+use crate::modeling::batch::{indices_of_batch, Rows};
 use crate::modeling::box_coder::BoxCoder;
-use crate::modeling::matcher::{rows_of_truth, MatchedTargets, Matcher};
-use crate::modeling::rpn::utils::concat_box_prediction_layers;
+use crate::modeling::matcher::{MatchedTargets, Matcher};
+use crate::modeling::rpn::utils::{concat_box_prediction_layers, encode_positives};
 use crate::modeling::utils::cat;
 use crate::structures::BoxList;
 
@@ -52,19 +52,10 @@ impl RetinaNetLossComputation {
         let prepared = self.prepare_targets(&anchors, targets)?;
         let (box_cls, box_regression) = concat_box_prediction_layers(box_cls, box_regression);
 
-        let labels: Vec<Tensor> = prepared.iter().map(|p| p.labels.shallow_clone()).collect();
-        let of_images = Rows::of(&labels);
-        let labels = cat(&labels, 0);
+        let labels = MatchedTargets::all(&prepared, |prepared| &prepared.labels);
+        let of_images = Rows::new(prepared.iter().map(|_| anchors.size()[0]));
         let (positive, rows) = indices_of_batch(&of_images.split(&labels.gt(0)));
-        let encoded = {
-            let _no_grad = tch::no_grad_guard();
-            let matched: Vec<Tensor> = prepared.iter().map(|p| p.matched_idxs.shallow_clone()).collect();
-            let matched = cat(&matched, 0).index_select(0, &positive);
-            let matched = rows_of_truth(&matched, &rows, targets);
-            let gt = all_boxes(targets).to_device(anchors.device());
-            let anchors = anchors.index_select(0, &positive.remainder(anchors.size()[0]));
-            self.box_coder.encode(&gt.index_select(0, &matched), &anchors)
-        };
+        let encoded = encode_positives(&self.box_coder, &anchors, &prepared, (&positive, &rows), targets);
         let num_positive = positive.size()[0] as f64;
         let loss_reg = smooth_l1_loss(&box_regression.index_select(0, &positive), &encoded, self.bbox_reg_beta, false)
             / (num_positive * self.regress_norm).max(1.0);
