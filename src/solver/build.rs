@@ -1,6 +1,6 @@
 //! The solver that a configuration asks for (solver/build.py).
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::lr_scheduler::WarmupMultiStepLr;
 use super::sgd::{GroupRates, Sgd};
@@ -31,7 +31,7 @@ pub fn make_lr_scheduler(cfg: &Config, optimizer: &mut Sgd) -> Result<WarmupMult
         solver.gamma,
         solver.warmup_factor,
         solver.warmup_iters,
-        solver.warmup_method.parse().context("SOLVER.WARMUP_METHOD")?,
+        solver.warmup_method.parse()?,
     )
 }
 

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 
 use super::sgd::Sgd;
 use crate::checkpoint::{Dict, Value};
+use crate::config::registry::unknown_name;
 
 /// How the rate comes up to its full value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ impl FromStr for WarmupMethod {
         match name {
             "constant" => Ok(Self::Constant),
             "linear" => Ok(Self::Linear),
-            _ => bail!("only 'constant' or 'linear' is accepted as the method of the warm-up, not {name:?}"),
+            _ => Err(unknown_name("SOLVER.WARMUP_METHOD", name, ["constant", "linear"])),
         }
     }
 }
@@ -101,12 +102,6 @@ impl WarmupMultiStepLr {
     /// Goes to the next position.
     pub fn step(&mut self, optimizer: &mut Sgd) {
         self.last_epoch += 1;
-        self.apply(optimizer);
-    }
-
-    /// Goes to a given position, as the original's `last_epoch` does when a run is continued.
-    pub fn set_position(&mut self, position: i64, optimizer: &mut Sgd) {
-        self.last_epoch = position;
         self.apply(optimizer);
     }
 

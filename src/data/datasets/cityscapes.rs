@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::{Dataset, ImageId, ImageInfo, Sample, BACKGROUND};
+use crate::config::registry::unknown_name;
 use crate::data::evaluation::cityscapes::CityscapesEvaluator;
 use crate::data::evaluation::Evaluator;
 use crate::data::transforms::read_image;
@@ -46,7 +47,7 @@ impl CityScapesMode {
         match mode {
             "mask" => Ok(Self::Mask),
             "poly" => Ok(Self::Poly),
-            other => bail!("Cityscapes annotations are read in the mode mask or poly, not {other}"),
+            other => Err(unknown_name("the mode of Cityscapes", other, ["mask", "poly"])),
         }
     }
 }
@@ -391,6 +392,7 @@ mod tests {
         let error = CityScapesDataset::new(folder, folder, "val", CityScapesMode::Poly, 0, None).err().unwrap();
         assert!(error.to_string().contains("no/such/folder/val"));
         assert!(CityScapesDataset::new(folder, folder, "valid", CityScapesMode::Poly, 0, None).is_err());
-        assert!(CityScapesMode::parse("rle").unwrap_err().to_string().contains("rle"));
+        let error = CityScapesMode::parse("poli").unwrap_err().to_string();
+        assert!(error.contains("Did you mean poly?"), "{error}");
     }
 }

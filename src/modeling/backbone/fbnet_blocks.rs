@@ -1,11 +1,12 @@
 //! The operators of FBNet architectures (`PRIMITIVES` in `modeling/backbone/fbnet_builder.py`) and what they are made of.
 //! The inverted residual blocks are in `fbnet_irf.rs`.
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{ensure, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::blocks::Block;
 use super::fbnet_irf::{IrfBlock, IRF};
+use crate::config::registry::unknown_name;
 use crate::layers::{BatchNorm2d, Conv2d, ConvConfig, ConvNorm, FrozenBatchNorm2d, GroupNorm, Init, Norm, ParamPath};
 
 /// The norm after a convolution (`MODEL.FBNET.BN_TYPE`).
@@ -124,8 +125,8 @@ pub fn block(
         "basic_block" => Box::new(CascadeConv3x3::new(path, input, output, stride)?),
         "shift_5x5" => Box::new(ShiftBlock5x5::new(path, input, output, expansion, stride)?),
         _ => {
-            let known: Vec<&str> = IRF.iter().map(|(name, _)| *name).collect();
-            bail!("FBNet operator {op:?} is not known; known are skip, basic_block, shift_5x5, {}", known.join(", "))
+            let known = IRF.iter().map(|(name, _)| *name).chain(["skip", "basic_block", "shift_5x5"]);
+            return Err(unknown_name("the operator of an FBNet architecture", op, known));
         }
     })
 }

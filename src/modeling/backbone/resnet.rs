@@ -5,12 +5,13 @@
 
 use std::ops::Range;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use tch::{Device, Tensor};
 
 use super::blocks::{
     transformation, without_bias, Block, BlockBuilder, BlockConfig, BlockFamily, DeformableSettings, NormKind,
 };
+use crate::config::registry::unknown_name;
 use crate::config::Config;
 use crate::ffi;
 use crate::layers::{Conv2d, ConvConfig, ConvNorm, ParamPath};
@@ -38,13 +39,13 @@ pub fn stage_specs(name: &str) -> Result<Vec<StageSpec>> {
         "50" => [3, 4, 6, 3],
         "101" => [3, 4, 23, 3],
         "152" => [3, 8, 36, 3],
-        _ => bail!("there is no body of depth {depth:?}; known are 50, 101, 152"),
+        _ => return Err(unknown_name("the depth of a body", depth, ["50", "101", "152"])),
     };
     let (stages, all) = match rest {
         "C4" => (3, false),
         "C5" => (4, false),
         "FPN" | "FPN-RETINANET" => (4, true),
-        _ => bail!("there is no body that ends in {rest:?}; known are C4, C5, FPN, FPN-RETINANET"),
+        _ => return Err(unknown_name("the end of a body's name", rest, ["C4", "C5", "FPN", "FPN-RETINANET"])),
     };
     let spec =
         |i: usize| StageSpec { index: i as i64 + 1, block_count: blocks[i], return_features: all || i + 1 == stages };
@@ -64,7 +65,8 @@ impl Stem {
             "StemWithFixedBatchNorm" => NormKind::FixedBatchNorm,
             "StemWithGN" => NormKind::GroupNorm(cfg.into()),
             other => {
-                bail!("MODEL.RESNETS.STEM_FUNC: {other:?} is not known; known are StemWithFixedBatchNorm, StemWithGN")
+                let known = ["StemWithFixedBatchNorm", "StemWithGN"];
+                return Err(unknown_name("MODEL.RESNETS.STEM_FUNC", other, known));
             }
         };
         let out = cfg.model.resnets.stem_out_channels;
