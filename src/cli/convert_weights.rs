@@ -14,6 +14,7 @@ use crate::checkpoint::{read_file, write_file, write_pickle, write_safetensors, 
 
 /// Converts weights between .pth (PyTorch), .pkl (Caffe2, Detectron) and .safetensors, or lists them.
 #[derive(Debug, Parser)]
+#[command(name = "convert_weights", version)]
 struct Args {
     /// The file to read; its format is found by its content.
     input: PathBuf,

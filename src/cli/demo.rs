@@ -33,7 +33,7 @@ const KEYS_HELP: &str = "KEY VALUE … change the configuration, for example: MO
 
 /// Draws the detections of a model on images: boxes, outlines of masks, names with scores.
 #[derive(Debug, Parser)]
-#[command(name = "demo", override_usage = "demo [OPTIONS] IMAGES… [KEY VALUE …]", after_help = KEYS_HELP)]
+#[command(name = "demo", version, override_usage = "demo [OPTIONS] IMAGES… [KEY VALUE …]", after_help = KEYS_HELP)]
 struct Args {
     /// Path to the configuration file.
     #[arg(long, value_name = "FILE")]

@@ -22,6 +22,7 @@ const SPLIT_SEEDS: [(&str, u64); 2] = [("train", 0x7261_696e), ("val", 0x0076_61
 
 /// Makes a data set of circles, boxes and triangles in COCO's layout: DIR/train, DIR/val, DIR/annotations.
 #[derive(Debug, Parser)]
+#[command(name = "make_shapes", version)]
 struct Args {
     /// Folder of the data set.
     #[arg(long, value_name = "DIR", default_value = "datasets/shapes")]

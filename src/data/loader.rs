@@ -10,7 +10,6 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{anyhow, Context, Result};
 use crossbeam_channel::{bounded, Receiver, Sender};
-use serde::{Deserialize, Serialize};
 
 use super::collate_batch::{Batch, Collator};
 use super::datasets::{Dataset, Sample};
@@ -22,7 +21,7 @@ use crate::utils::miscellaneous::panic_message;
 const PREFETCH: usize = 2;
 
 /// What a checkpoint keeps of a training loader, so that a resumed run sees the images it would have seen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoaderState {
     /// The run's seed.
     pub seed: u64,

@@ -60,12 +60,6 @@ pub fn cast_of(weight: &Tensor) -> Tensor {
     cast.expect("looking a tensor up cannot fail")
 }
 
-/// Whether this thread's operators are recorded for gradients (`torch.is_grad_enabled`).
-pub fn is_grad_enabled() -> bool {
-    // SAFETY: the function only reads the thread's state.
-    unsafe { raw::mrb_grad_enabled() }
-}
-
 impl Drop for Autocast {
     fn drop(&mut self) {
         // SAFETY: both pointers are valid for the call, which ends what `enter` began in this thread. Setting the
@@ -74,33 +68,10 @@ impl Drop for Autocast {
     }
 }
 
-/// Enlarges maps by repeating pixels, in their own type: autocast would make them float32, which adds nothing.
-///
-/// # Shapes
-/// `[N, C, H, W]` to `[N, C, height, width]`, which are `scale` times as large, or a little less.
-///
-/// # Errors
-/// Sizes that are not positive.
-pub fn upsample_nearest(input: &Tensor, (height, width): (i64, i64), scale: f64) -> Result<Tensor> {
-    let input = input.as_ptr();
-    // SAFETY: the handle comes from a live borrowed tensor, the error and output from `call_for_tensor`.
-    call_for_tensor(|error, output| unsafe { raw::mrb_upsample_nearest(error, output, input, height, width, scale) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn enlarging_keeps_the_type_under_autocast() {
-        let _autocast = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
-        let x = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([1, 1, 2, 2]).to_kind(Kind::BFloat16);
-        let y = upsample_nearest(&x.set_requires_grad(true), (3, 4), 2.0).unwrap();
-        assert_eq!((y.kind(), y.requires_grad()), (Kind::BFloat16, true));
-        let values = Vec::<f32>::try_from(y.to_kind(Kind::Float).flatten(0, -1)).unwrap();
-        assert_eq!(values, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]);
-        assert!(upsample_nearest(&y, (0, 4), 2.0).is_err());
-    }
+    use crate::ffi;
 
     #[test]
     fn products_are_cast_as_long_as_it_lives_and_gradients_come_back_in_float32() {
@@ -154,7 +125,7 @@ mod tests {
             assert_eq!(cast_of(&weights[0]).kind(), Kind::Float);
             y.square().sum(Kind::Float).backward();
             let gradients = weights.each_ref().map(|weight| weight.grad().copy());
-            crate::ffi::clear_gradients(weights.iter()).unwrap();
+            ffi::clear_gradients(weights.iter()).unwrap();
             (y, gradients)
         };
         let ((expected, expected_gradients), (y, gradients)) = (run(false), run(true));
@@ -165,9 +136,9 @@ mod tests {
         let autocast = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
         autocast.cast_ahead(&[weights[0].shallow_clone()]).unwrap();
         assert_eq!(cast_of(&weights[0]).kind(), Kind::Float);
-        assert!(!is_grad_enabled());
+        assert!(!ffi::is_grad_enabled());
         drop(no_grad);
-        assert!(is_grad_enabled() && autocast.cast_ahead(&[weights[0].to_kind(Kind::Double)]).is_err());
+        assert!(ffi::is_grad_enabled() && autocast.cast_ahead(&[weights[0].to_kind(Kind::Double)]).is_err());
     }
 
     /// Processes average the gradients of a group while those of earlier layers are computed.

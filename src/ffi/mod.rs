@@ -13,7 +13,7 @@ mod raw;
 mod runtime;
 pub mod system;
 
-pub use autocast::{cast_of, is_grad_enabled, upsample_nearest, Autocast};
+pub use autocast::{cast_of, Autocast};
 pub use backends::{cuda_peak_memory, cuda_set_device, is_deterministic, set_deterministic, set_tf32};
 pub use bytes::copy_bytes;
 pub use counters::{OperatorCounter, SyncCounter};
@@ -26,7 +26,8 @@ pub use ops::{
 pub use optim::{clear_gradients, copy_all, sgd_step, unscale_gradients, SgdParameter};
 pub use raw::{DeformConvGeometry, DeformRoiPoolGeometry};
 pub use runtime::{
-    cat_rows, channels_last, is_channels_last, keep_freed_memory, nchw, pinned_tensor, tensor_of, upload, Generator,
+    cat_rows, channels_last, is_channels_last, is_grad_enabled, keep_freed_memory, nchw, pinned_tensor, tensor_of,
+    upload, upsample_nearest, Generator,
 };
 
 use std::ffi::{c_int, CStr};

@@ -1,4 +1,4 @@
-//! What tch lacks: memory formats, random numbers from a generator of one's own, the allocator's thresholds.
+//! What tch lacks: memory formats, operators that keep types or memory, random numbers from a generator of one's own, the allocator's thresholds.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -35,6 +35,20 @@ pub fn is_channels_last(tensor: &Tensor) -> bool {
     unsafe { raw::mrb_is_channels_last(tensor.as_ptr()) }
 }
 
+/// Enlarges maps by repeating pixels, in their own type. ([`layers::interpolate`](crate::layers::interpolate) does as
+/// torch: under autocast the result is float32, which takes twice the memory and adds nothing.)
+///
+/// # Shapes
+/// `[N, C, H, W]` to `[N, C, height, width]`, which are `scale` times as large, or a little less.
+///
+/// # Errors
+/// Sizes that are not positive.
+pub fn upsample_nearest(input: &Tensor, (height, width): (i64, i64), scale: f64) -> Result<Tensor> {
+    let input = input.as_ptr();
+    // SAFETY: the handle comes from a live borrowed tensor, the error and output from `call_for_tensor`.
+    call_for_tensor(|error, output| unsafe { raw::mrb_upsample_nearest(error, output, input, height, width, scale) })
+}
+
 /// The tensors concatenated along their first dimension. Where they are parts of one memory, in its order and without gaps
 /// (what `split` gave), and no gradients go through them, this is a view of it, and nothing is copied.
 ///
@@ -45,6 +59,12 @@ pub fn cat_rows(tensors: &[Tensor]) -> Result<Tensor> {
     // SAFETY: the handles come from live borrowed tensors, which the function does not change; the error and output come
     // from `call_for_tensor`.
     call_for_tensor(|error, output| unsafe { raw::mrb_cat_rows(error, output, handles.as_ptr(), handles.len()) })
+}
+
+/// Whether this thread's operators are recorded for gradients (`torch.is_grad_enabled`).
+pub fn is_grad_enabled() -> bool {
+    // SAFETY: the function only reads the thread's state.
+    unsafe { raw::mrb_grad_enabled() }
 }
 
 /// A tensor of these values, which it takes over without a copy.
@@ -212,6 +232,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
+    use crate::ffi;
 
     #[test]
     fn memory_formats_keep_the_values() {
@@ -221,6 +242,17 @@ mod tests {
         assert_eq!(last.stride(), [60, 1, 15, 3]);
         assert_eq!(last, x);
         assert_eq!(nchw(&last).stride(), x.stride());
+    }
+
+    #[test]
+    fn enlarging_keeps_the_type_under_autocast() {
+        let _autocast = ffi::Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+        let x = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([1, 1, 2, 2]).to_kind(Kind::BFloat16);
+        let y = upsample_nearest(&x.set_requires_grad(true), (3, 4), 2.0).unwrap();
+        assert_eq!((y.kind(), y.requires_grad()), (Kind::BFloat16, true));
+        let values = Vec::<f32>::try_from(y.to_kind(Kind::Float).flatten(0, -1)).unwrap();
+        assert_eq!(values, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]);
+        assert!(upsample_nearest(&y, (0, 4), 2.0).is_err());
     }
 
     #[test]

@@ -189,7 +189,8 @@ impl ConvTranspose2d {
         Self { weight, bias, config, output_padding: 0, cast: KeptCast::default() }
     }
 
-    /// The same with `output_padding` more rows and columns at the bottom and right of the output.
+    /// The same with `output_padding` more rows and columns at the bottom and right of the output, as in torch. No model
+    /// of the original has any; it is for heads of other crates.
     pub fn with_output_padding(self, output_padding: i64) -> Self {
         Self { output_padding, ..self }
     }
@@ -357,7 +358,8 @@ pub enum Size {
 /// How [`interpolate`] finds values between pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InterpolateMode {
-    /// The value of the pixel in which a position lies.
+    /// The value of the pixel in which a position lies. (Mixed precision makes this float32;
+    /// [`ffi::upsample_nearest`] keeps the type.)
     Nearest,
     /// Weighted between the four pixels around a position.
     Bilinear {

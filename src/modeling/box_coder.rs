@@ -32,7 +32,8 @@ impl BoxCoder {
         Self::with_clip(weights, (1000.0_f64 / 16.0).ln())
     }
 
-    /// As [`new`](Self::new), with another upper limit of dw and dh (there is no lower one).
+    /// As [`new`](Self::new), with another upper limit of dw and dh (there is no lower one): the original's
+    /// `bbox_xform_clip`, which its models leave alone.
     pub fn with_clip(weights: [f64; 4], bbox_xform_clip: f64) -> Self {
         Self { weights, bbox_xform_clip }
     }

@@ -131,9 +131,6 @@ impl Sgd {
     }
 
     /// What `optimizer.state_dict()` holds in the original: momentum by parameter number, and the groups.
-    ///
-    /// # Errors
-    /// Parameters of an element type that files do not have.
     pub fn state_dict(&self) -> Value {
         let mut state = Dict::new();
         for (index, buffer) in self.momentum_buffers.iter().enumerate() {

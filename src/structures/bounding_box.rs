@@ -117,11 +117,6 @@ impl BoxList {
         self.fields.add(name, field.into());
     }
 
-    /// Takes a field out.
-    pub fn remove_field(&mut self, name: &str) -> Option<Field> {
-        self.fields.remove(name)
-    }
-
     /// The field of that name.
     ///
     /// # Errors
@@ -244,7 +239,7 @@ impl BoxList {
                 Tensor::cat(&[column(0), mirrored(column(3), height), column(2), mirrored(column(1), height)], 1)
             }
         };
-        let fields = self.transformed_fields(|m| m.transpose(flip), |k| k.transpose(flip))?;
+        let fields = self.transformed_fields(|m| Ok(m.transpose(flip)), |k| k.transpose(flip))?;
         Ok(BoxList { fields, ..Self::with_exact_size(bbox, self.size, Mode::Xyxy) }.convert(self.mode))
     }
 

@@ -83,12 +83,6 @@ impl<T> Fields<T> {
         }
     }
 
-    /// Takes a value out.
-    pub(super) fn remove(&mut self, name: &str) -> Option<T> {
-        let at = self.0.iter().position(|(known, _)| known == name)?;
-        Some(self.0.remove(at).1)
-    }
-
     pub(super) fn get(&self, name: &str) -> Option<&T> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }

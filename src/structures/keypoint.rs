@@ -122,7 +122,8 @@ impl Keypoints {
         Ok(Keypoints { keypoints, size: (size.0 as f64, size.1 as f64), skeleton, fields: Fields::new() })
     }
 
-    /// Keypoints of persons, in COCO's order.
+    /// Keypoints with the skeleton of a person, COCO's 17. Data sets of other keypoints come this way too, as in the
+    /// original: any number of them can be resized, but only as many as the skeleton has mirrored.
     ///
     /// # Errors
     /// See [`new`](Self::new).

@@ -19,7 +19,7 @@ impl Default for SmoothedValue {
 }
 
 impl SmoothedValue {
-    /// A series whose median and average look at the last `window_size` values (at least one).
+    /// A series whose median looks at the last `window_size` values (at least one).
     pub fn new(window_size: usize) -> Self {
         Self { window: VecDeque::new(), window_size: window_size.max(1), total: 0.0, count: 0 }
     }
@@ -40,11 +40,6 @@ impl SmoothedValue {
         let mut sorted: Vec<f64> = self.window.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
-    }
-
-    /// Mean of the window.
-    pub fn avg(&self) -> f64 {
-        self.window.iter().sum::<f64>() / self.window.len() as f64
     }
 
     /// Mean of the whole series.
@@ -108,7 +103,6 @@ mod tests {
             value.update(v);
         }
         assert_eq!(value.median(), 2.0);
-        assert_eq!(value.avg(), 2.0);
         assert_eq!(value.global_avg(), 4.0);
     }
 

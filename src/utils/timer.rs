@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 pub struct Timer {
     started: Option<Instant>,
     total: Duration,
-    calls: u32,
 }
 
 impl Timer {
@@ -25,22 +24,12 @@ impl Timer {
     pub fn toc(&mut self) {
         if let Some(started) = self.started.take() {
             self.total += started.elapsed();
-            self.calls += 1;
         }
     }
 
     /// Seconds measured so far.
     pub fn total_time(&self) -> f64 {
         self.total.as_secs_f64()
-    }
-
-    /// Seconds per measurement; 0 before the first.
-    pub fn average_time(&self) -> f64 {
-        if self.calls == 0 {
-            0.0
-        } else {
-            self.total_time() / f64::from(self.calls)
-        }
     }
 }
 
@@ -81,9 +70,8 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_averages_over_its_measurements() {
+    fn a_timer_adds_its_measurements_up() {
         let mut timer = Timer::new();
-        assert_eq!(timer.average_time(), 0.0);
         timer.toc();
         assert_eq!(timer.total_time(), 0.0);
         for _ in 0..2 {
@@ -92,6 +80,5 @@ mod tests {
             timer.toc();
         }
         assert!(timer.total_time() >= 0.01);
-        assert!((timer.average_time() - timer.total_time() / 2.0).abs() < 1e-12);
     }
 }

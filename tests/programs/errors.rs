@@ -16,6 +16,25 @@ fn wrong_usage_has_status_2() {
 }
 
 #[test]
+fn every_program_tells_its_version() {
+    for (name, path) in [
+        ("benchmark", env!("CARGO_BIN_EXE_benchmark")),
+        ("collect_env", env!("CARGO_BIN_EXE_collect_env")),
+        ("convert_weights", env!("CARGO_BIN_EXE_convert_weights")),
+        ("demo", env!("CARGO_BIN_EXE_demo")),
+        ("launch", env!("CARGO_BIN_EXE_launch")),
+        ("make_shapes", env!("CARGO_BIN_EXE_make_shapes")),
+        ("test_net", env!("CARGO_BIN_EXE_test_net")),
+        ("train_net", env!("CARGO_BIN_EXE_train_net")),
+    ] {
+        let output = Command::new(path).arg("--version").output().expect("the program");
+        assert!(output.status.success(), "{name}");
+        let expected = format!("{name} {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    }
+}
+
+#[test]
 fn a_missing_configuration_file_is_named() {
     let error = fails(Command::new(env!("CARGO_BIN_EXE_train_net")).args(["--config-file", "nowhere.yaml"]), 1);
     assert!(error.contains("nowhere.yaml"), "{error}");

@@ -31,6 +31,7 @@ pub enum PolygonCrop {
     #[default]
     Clamped,
     /// By the corner as given, and the resulting size is at least one pixel: the Res2Net fork's rule for mask targets.
+    /// The mask head follows upstream's; this one is for who compares with the fork.
     Unclamped,
 }
 
@@ -168,11 +169,8 @@ impl SegmentationMask {
     }
 
     /// The masks in the mirrored image; a coordinate of a polygon becomes `side - coordinate - 1` in both directions.
-    ///
-    /// # Errors
-    /// None at present; the signature is that of the other transformations.
-    pub fn transpose(&self, flip: Flip) -> Result<SegmentationMask> {
-        Ok(match &self.instances {
+    pub fn transpose(&self, flip: Flip) -> SegmentationMask {
+        match &self.instances {
             Instances::Polygons(instances) => {
                 let (axis, side) = match flip {
                     Flip::LeftRight => (0, self.size.0),
@@ -185,7 +183,7 @@ impl SegmentationMask {
                 let dim = if flip == Flip::TopBottom { 1 } else { 2 };
                 Self::binary(masks.flip([dim]))
             }
-        })
+        }
     }
 
     /// The masks in the part `[x1, y1, x2, y2]` of the image.

@@ -38,8 +38,8 @@ fn the_two_crops_differ_only_where_the_box_leaves_the_image() {
 #[test]
 fn flipped_pixels_are_those_of_the_flipped_polygon() {
     let pixels = |m: SegmentationMask| m.get_mask_tensor().unwrap();
-    let by_pixels = square().convert(MaskMode::Mask).and_then(|m| m.transpose(Flip::LeftRight)).unwrap();
-    let by_polygon = square().transpose(Flip::LeftRight).unwrap();
+    let by_pixels = square().convert(MaskMode::Mask).unwrap().transpose(Flip::LeftRight);
+    let by_polygon = square().transpose(Flip::LeftRight);
     let (a, b) = (pixels(by_pixels), pixels(by_polygon));
     let moved = a.ne_tensor(&b).sum(Kind::Int64).int64_value(&[]);
     assert!(moved <= 2 * 10, "{moved} pixels differ, more than the two vertical edges");

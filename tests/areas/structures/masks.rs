@@ -55,10 +55,10 @@ fn polygon_operation(mask: &SegmentationMask, case: &Value, rule: PolygonCrop) -
             mask.crop_by(corners(&args["box"]), rule)?.resize(pair(&args["size_wh"]))
         }
         "resize" => mask.resize(pair(&args["size_wh"])),
-        "transpose" => mask.transpose(flip(number("method"))),
+        "transpose" => Ok(mask.transpose(flip(number("method")))),
         "transpose_twice_then_resize" => {
             let methods = ints(&args["methods"]);
-            mask.transpose(flip(methods[0]))?.transpose(flip(methods[1]))?.resize(pair(&args["size_wh"]))
+            mask.transpose(flip(methods[0])).transpose(flip(methods[1])).resize(pair(&args["size_wh"]))
         }
         "index" | "index_int" => mask.select(&index(&args["index"])),
         "index_mask" => mask.select(&index(&args["mask"]).to_kind(Kind::Uint8)),
@@ -173,9 +173,9 @@ fn binary() {
             "crop" => mask.crop(corners(&args["box"])),
             "crop_then_resize" => mask.crop(corners(&args["box"])).and_then(|m| m.resize(pair(&args["size_wh"]))),
             "resize" => mask.resize(pair(&args["size_wh"])),
-            "transpose" => mask.transpose(flip(args["method"].as_i64().expect("a number"))),
+            "transpose" => Ok(mask.transpose(flip(args["method"].as_i64().expect("a number")))),
             // Any number but 1 flips left-right there; here only flips that exist can be asked for.
-            "transpose_2" => mask.transpose(Flip::LeftRight),
+            "transpose_2" => Ok(mask.transpose(Flip::LeftRight)),
             "index" => mask.select(&index(&args["index"])),
             "from_compressed_rle" => SegmentationMask::from_rle(&rles(&args["rles"]), size),
             "from_compressed_rle_other_size" => {
