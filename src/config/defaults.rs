@@ -6,7 +6,7 @@ mod model;
 
 use serde::{Deserialize, Serialize};
 
-use super::{paths_catalog, ExpectedResult, Tuple};
+use super::{nullable, paths_catalog, ExpectedResult, Tuple};
 
 pub use model::*;
 
@@ -21,6 +21,7 @@ pub struct Config {
     /// What is trained and tested on.
     pub datasets: DatasetsConfig,
     /// Precision of training: `float32` or `float16`.
+    #[serde(deserialize_with = "nullable::dtype")]
     pub dtype: String,
     /// What happens to images before the network.
     pub input: InputConfig,

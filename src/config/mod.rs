@@ -19,6 +19,7 @@ pub mod literal;
 mod merge;
 pub mod model_catalog;
 mod node;
+mod nullable;
 pub mod paths_catalog;
 pub mod registry;
 mod tuple;

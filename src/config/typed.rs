@@ -12,8 +12,12 @@ use super::node::{CfgNode, Node};
 use super::{Config, Value};
 
 pub(super) fn from_node(node: &CfgNode) -> Result<Config, ConfigError> {
-    Config::deserialize(Reader::Section(node))
-        .map_err(|error| ConfigError::new(ErrorKind::TypeMismatch, error.message.as_str()).with_key(&error.path()))
+    Config::deserialize(Reader::Section(node)).map_err(|error| {
+        let path = error.path();
+        let hint = (node.get(&path) == Some(&Value::None)).then(|| CfgNode::default().get(&path).cloned()).flatten();
+        let hint = hint.map(|default| format!("leave the key out for its default, {default}"));
+        ConfigError::new(ErrorKind::TypeMismatch, error.message.as_str()).with_key(&path).with_hint(hint)
+    })
 }
 
 /// The tree of a typed configuration, which always has one: every field is a section or a valid leaf.

@@ -6,7 +6,7 @@ mod rpn;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Tuple;
+use crate::config::{nullable, Tuple};
 
 pub use anchor_sizes::AnchorSizes;
 pub use roi_heads::*;
@@ -54,6 +54,7 @@ pub struct ModelConfig {
     pub rpn_only: bool,
     /// Weights to start from: a file, an address, or `catalog://NAME`
     /// ([`ModelCatalog`](crate::config::model_catalog::ModelCatalog)). Empty for none.
+    #[serde(deserialize_with = "nullable::weight")]
     pub weight: String,
 }
 

@@ -26,13 +26,26 @@ fn typed_and_back() {
 #[test]
 fn the_typed_form_names_the_key() {
     for (list, key) in [
-        (["MODEL.WEIGHT", "None"], "MODEL.WEIGHT: expected a string, found None"),
+        (["MODEL.DEVICE", "None"], "MODEL.DEVICE: expected a string, found None (leave the key out for its default, 'cuda')"),
         (["INPUT.PIXEL_MEAN", "[1.0, 'x', 2.0]"], "INPUT.PIXEL_MEAN[1]: expected f64, found string \"x\""),
         (["SOLVER.STEPS", "(1, 2.5)"], "SOLVER.STEPS[1]: expected i64, found floating point `2.5`"),
         (["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', (38,)]]"], "TEST.EXPECTED_RESULTS[0]"),
     ] {
         let error = merged(&list).expect("yacs takes it").to_config().expect_err("the programs do not").to_string();
         assert!(error.contains(key), "{error}");
+    }
+}
+
+#[test]
+fn none_is_taken_where_the_original_takes_it() {
+    for text in ["DTYPE:\nMODEL:\n  WEIGHT:\n", "DTYPE: null\nMODEL: {WEIGHT: null}\n"] {
+        let mut node = CfgNode::default();
+        node.merge_from_str(text, "x.yaml").expect("yacs takes it");
+        let config = node.to_config().expect("so do the programs");
+        assert_eq!((config.model.weight.as_str(), config.dtype.as_str()), ("", "float32"));
+        let mut again = CfgNode::default();
+        again.merge_from_str(&node.dump(), "config.yml").expect("what was written is read");
+        assert_eq!(again.to_config().expect("typed"), config);
     }
 }
 
