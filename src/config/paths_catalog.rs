@@ -21,6 +21,9 @@
 //! one that its keys fit. An entry of the form `{factory: MyDataset, …}` names the class itself and hands its other keys
 //! over, those that end in `_dir` or `_file` and `root` being paths below `DATA_DIR`.
 //!
+//! Data in VOC's layout with classes of their own list these, without the background, in the order of their labels:
+//! `{data_dir: helmets, split: train, classes: [helmet, vest]}`.
+//!
 //! # A data set without a catalog
 //! A name of the form `[NAME=]KIND:FILES` describes the data set itself and fits on a command line:
 //!
@@ -41,8 +44,9 @@ mod built_in;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{anyhow, bail, ensure, Context, Result};
 
+use super::literal::LiteralError;
 use super::registry::did_you_mean;
 use super::{literal, yaml, Value};
 
@@ -60,8 +64,8 @@ pub struct DatasetSpec {
     pub name: String,
     /// The class that reads it: `COCODataset`, `PascalVOCDataset`, `CityScapesDataset` or a user's own.
     pub factory: String,
-    /// The arguments of that class: `root` and `ann_file`; `data_dir` and `split`; `img_dir`, `ann_dir`, `split`, `mode`
-    /// and perhaps `mini`.
+    /// The arguments of that class: `root` and `ann_file`; `data_dir`, `split` and perhaps `classes`; `img_dir`, `ann_dir`,
+    /// `split`, `mode` and perhaps `mini`.
     pub args: BTreeMap<String, Value>,
 }
 
@@ -74,6 +78,25 @@ impl DatasetSpec {
         let value = self.args.get(argument);
         let value = value.with_context(|| format!("data set {}: {argument} is missing", self.name))?;
         value.as_str().with_context(|| format!("data set {}: {argument} should be text, found {value}", self.name))
+    }
+
+    /// An argument that is a list of texts; `None` if the data set has no such argument.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn strings(&self, argument: &str) -> Result<Option<Vec<String>>> {
+        let items = match self.args.get(argument) {
+            None => return Ok(None),
+            Some(Value::List(items) | Value::Tuple(items)) => items,
+            Some(other) => bail!("data set {}: {argument} should be a list of texts, found {other}", self.name),
+        };
+        let text = |item: &Value| {
+            let text = item.as_str().map(str::to_owned);
+            text.with_context(|| {
+                format!("data set {}: {argument} should be texts, found {item}: quote it", self.name)
+            })
+        };
+        items.iter().map(text).collect::<Result<_>>().map(Some)
     }
 
     /// An argument that is a path.
@@ -204,6 +227,7 @@ impl DatasetCatalog {
             Some("voc") => {
                 args.insert("data_dir".into(), self.below(attributes, "data_dir")?);
                 args.insert("split".into(), attributes.get("split").context("the key split is missing")?.clone());
+                args.extend(attributes.get("classes").map(|classes| ("classes".to_owned(), classes.clone())));
                 Ok(spec(VOC, args))
             }
             Some(_) => {
@@ -266,7 +290,11 @@ pub(super) fn read_catalog<T>(
     yaml: impl FnOnce(&str) -> Result<T>,
 ) -> Result<T> {
     let path = Path::new(paths_catalog);
-    let text = std::fs::read_to_string(path)?;
+    let text = std::fs::read_to_string(path).with_context(|| {
+        let missing = !path.exists();
+        let hint = format!("; PATHS_CATALOG '{BUILT_IN}' is the original's catalog, which is part of this program");
+        format!("the file cannot be read{}", if missing { hint.as_str() } else { "" })
+    })?;
     match path.extension().and_then(|e| e.to_str()) {
         Some("py") => python(&text),
         Some("yaml" | "yml") => yaml(&text),
@@ -286,12 +314,29 @@ pub(super) fn python_assignment(text: &str, name: &str) -> Result<Option<Value>>
         let annotated = if rest.starts_with(':') { rest.find('=').map(|i| &rest[i..]) } else { Some(rest) };
         let Some(value) = annotated.and_then(|r| r.strip_prefix('=')).filter(|r| !r.starts_with('=')) else { continue };
         let from = start + line.len() - value.len();
-        let value = literal::parse_statement(&text[from..]);
-        return value.map(Some).with_context(|| {
-            format!("{name} should be a Python literal (numbers, strings, dicts …): the file is read, not executed")
+        return literal::parse_statement(&text[from..]).map(Some).map_err(|error| {
+            // Where it counts from is not what the reader of a file counts from.
+            let (at, why) = match error {
+                LiteralError::NotALiteral { what, at } => (at, format!("not a Python literal: {what}")),
+                other => (0, other.to_string()),
+            };
+            let (number, line) = line_of(text, from, at);
+            anyhow!(
+                "line {number}, `{line}`: {why}. {name} should consist of literals (numbers, strings, dicts …), since the \
+                 file is read, not executed: write paths as text, or a YAML catalog"
+            )
         });
     }
     Ok(None)
+}
+
+/// The number and the text of the line that the `at`th character after byte `from` is in. A line end of two characters
+/// counts as one.
+fn line_of(text: &str, from: usize, at: usize) -> (usize, &str) {
+    let below = text[from..].replace("\r\n", "\n").chars().take(at).filter(|c| *c == '\n').count();
+    let lines: Vec<&str> = text.lines().collect();
+    let index = (text[..from].matches('\n').count() + below).min(lines.len().saturating_sub(1));
+    (index + 1, lines.get(index).map_or("", |line| line.trim()))
 }
 
 #[cfg(test)]

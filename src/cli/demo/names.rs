@@ -12,8 +12,8 @@ use crate::data::datasets::BACKGROUND;
 use crate::engine::coco_demo::{coco_categories, Category};
 
 /// The classes of the labels from 1 on: from `labels.json`, which training writes, beside the weights or in
-/// `OUTPUT_DIR`; else from the annotations of the first data set of `DATASETS.TEST` or `DATASETS.TRAIN` that is there;
-/// else COCO's.
+/// `OUTPUT_DIR`; else from the first data set of `DATASETS.TEST` or `DATASETS.TRAIN` whose catalog entry lists its classes
+/// or whose annotations are there; else COCO's.
 ///
 /// # Errors
 /// If one of these files is there but cannot be read.
@@ -26,7 +26,11 @@ pub(super) fn categories(cfg: &Config, weights: &Path) -> Result<Vec<Category>> 
     }
     let catalog = DatasetCatalog::load(&cfg.paths_catalog)?;
     for name in cfg.datasets.test.iter().chain(cfg.datasets.train.iter()) {
-        let Ok(file) = catalog.get(name).and_then(|spec| spec.path("ann_file")) else { continue };
+        let Ok(spec) = catalog.get(name) else { continue };
+        if let Some(classes) = spec.strings("classes")? {
+            return Ok((1..).zip(classes).map(|(id, name)| Category { id, name }).collect());
+        }
+        let Ok(file) = spec.path("ann_file") else { continue };
         if file.is_file() {
             return annotations(&file).with_context(|| format!("cannot read the class names of {}", file.display()));
         }
@@ -78,6 +82,14 @@ mod tests {
         cfg.datasets.train.0.push(format!("coco:{}:images", file.display()));
         let circle = Category { id: 7, name: "circle".into() };
         assert_eq!(categories(&cfg, &weights).expect("the annotations'"), std::slice::from_ref(&circle));
+
+        let catalog = folder.path().join("catalog.yaml");
+        let content = "DATASETS:\n  helmets: {data_dir: helmets, split: train, classes: [helmet]}\n";
+        std::fs::write(&catalog, content).expect("written");
+        let mut helmets = Config { paths_catalog: catalog.to_string_lossy().into_owned(), ..cfg.clone() };
+        helmets.datasets.test.0 = vec!["helmets".into()];
+        let expected = Category { id: 1, name: "helmet".into() };
+        assert_eq!(categories(&helmets, &weights).expect("the entry's"), std::slice::from_ref(&expected));
 
         let labels = folder.path().join("labels.json");
         std::fs::write(&labels, r#"{"10": "box", "7": "circle"}"#).expect("written");

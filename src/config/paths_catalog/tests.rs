@@ -56,6 +56,8 @@ class DatasetCatalog(object):
         },
         'shapes': {'img_dir': 'shapes', 'ann_file': 'shapes.json'},
         'birds': {'factory': 'BirdDataset', 'root': 'birds', 'seed': 3},
+        'helmets': {'data_dir': 'helmets', 'split': 'train', 'classes': ('helmet', 'safety vest')},
+        'switches': {'data_dir': 'switches', 'split': 'train', 'classes': ['on', 1]},
         'odd': {'a': 1},
     }
 
@@ -72,6 +74,8 @@ DATASETS:
     img_dir: shapes
     ann_file: shapes.json
   birds: {factory: BirdDataset, root: birds, seed: 3}
+  helmets: {data_dir: helmets, split: train, classes: [helmet, safety vest]}
+  switches: {data_dir: switches, split: train, classes: [on, off]}
   odd: {a: 1}
 ";
 
@@ -89,6 +93,13 @@ fn python_and_yaml_files() {
         let birds = catalog.get("birds").expect("has a factory");
         assert_eq!((birds.factory.as_str(), &birds.args["seed"]), ("BirdDataset", &Value::Int(3)));
         assert_eq!(birds.string("root").expect("text"), "/data/birds");
+        let helmets = catalog.get("helmets").expect("known by its keys");
+        assert_eq!(helmets.factory, VOC);
+        let classes = helmets.strings("classes").expect("texts").expect("some");
+        assert_eq!(classes, ["helmet", "safety vest"]);
+        assert_eq!(shapes.strings("classes").expect("none"), None);
+        let switches = catalog.get("switches").expect("known by its keys").strings("classes").expect_err("not texts");
+        assert!(switches.to_string().contains("switches: classes should be texts"), "{switches}");
         let error = format!("{:#}", catalog.get("odd").expect_err("no class"));
         assert!(error.contains("data set odd") && error.contains("add the key factory"), "{error}");
     }
@@ -102,10 +113,28 @@ fn code_is_not_executed() {
 }
 
 #[test]
+fn what_is_no_literal_is_shown_with_its_line() {
+    let unclosed = "a = 1\nDATASETS = {\n  'a': 1\n";
+    for (code, expected) in [
+        ("DATA_DIR = os.environ.get('DATA')\nDATASETS = {}", "line 1, `DATA_DIR = os.environ.get('DATA')`: not"),
+        (&PYTHON.replace("\"images\"", "os.path.join('coco', 'images')"), "line 9, `\"img_dir\": os.path.join("),
+        (&PYTHON.replace("'shapes.json'", "ROOT + '/shapes.json'"), "line 12, `'shapes': {"),
+        (unclosed, "line 3, `'a': 1`: not a Python literal: a bracket that is not closed"),
+    ] {
+        for code in [code.to_owned(), code.replace('\n', "\r\n")] {
+            let error = format!("{:#}", DatasetCatalog::from_python(&code, "x.py").expect_err("not a literal"));
+            assert!(error.contains(expected) && error.contains("write paths as text, or a YAML catalog"), "{error}");
+            assert!(!error.contains('\r'), "{error}");
+        }
+    }
+}
+
+#[test]
 fn files_that_cannot_be_read() {
     for path in ["no_such_catalog.py", "Cargo.toml"] {
         let error = format!("{:#}", DatasetCatalog::load(path).expect_err("not readable"));
         assert!(error.contains(path) && error.contains("PATHS_CATALOG"), "{error}");
+        assert_eq!(error.contains("PATHS_CATALOG '<built-in>'"), path == "no_such_catalog.py", "{error}");
     }
 }
 

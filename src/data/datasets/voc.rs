@@ -9,7 +9,7 @@ use quick_xml::events::Event;
 use quick_xml::Reader;
 use tch::Tensor;
 
-use super::{Dataset, ImageId, ImageInfo, Sample};
+use super::{Dataset, ImageId, ImageInfo, Sample, BACKGROUND};
 use crate::data::evaluation::voc::VocEvaluator;
 use crate::data::evaluation::Evaluator;
 use crate::data::transforms::read_image;
@@ -21,12 +21,14 @@ pub struct PascalVOCDataset {
     split: String,
     keep_difficult: bool,
     ids: Vec<String>,
+    /// By label, the background included.
+    classes: Vec<String>,
     /// Whether it was said that an annotation's size is not the image's.
     other_size: Once,
 }
 
 impl PascalVOCDataset {
-    /// The classes by label. The background's name ends in a blank, as in the original.
+    /// VOC's classes by label. The background's name ends in a blank, as in the original.
     pub const CLASSES: [&'static str; 21] = [
         "__background__ ",
         "aeroplane",
@@ -51,7 +53,7 @@ impl PascalVOCDataset {
         "tvmonitor",
     ];
 
-    /// The images that `ImageSets/Main/<split>.txt` lists. Without `use_difficult`, objects marked as difficult are left
+    /// The images that `ImageSets/Main/<split>.txt` lists, with VOC's classes. Without `use_difficult`, objects marked as difficult are left
     /// out, as in training.
     ///
     /// # Errors
@@ -67,8 +69,28 @@ impl PascalVOCDataset {
             split: split.to_owned(),
             keep_difficult: use_difficult,
             ids,
+            classes: Self::CLASSES.map(str::to_owned).to_vec(),
             other_size: Once::new(),
         })
+    }
+
+    /// The same images with other classes, without the background, in the order of their labels from 1. Case does not
+    /// tell them apart: that of the names in the files does not count, as in the original.
+    ///
+    /// # Errors
+    ///
+    /// If there is no class, one twice, or the background among them.
+    pub fn with_classes(self, classes: &[String]) -> Result<Self> {
+        ensure!(!classes.is_empty(), "classes names no class");
+        let spelled: Vec<String> = classes.iter().map(|class| normalized(class)).collect();
+        for (at, class) in spelled.iter().enumerate() {
+            ensure!(!class.is_empty(), "classes has an empty name");
+            ensure!(class != BACKGROUND, "classes lists the background, which is always label 0: leave it out");
+            ensure!(!spelled[..at].contains(class), "classes has {class:?} twice (upper and lower case are the same)");
+        }
+        let background = Self::CLASSES[0].to_owned();
+        let classes = [background].into_iter().chain(classes.iter().map(|class| class.trim().to_owned())).collect();
+        Ok(Self { classes, ..self })
     }
 
     /// The ids of the images, in the order of the list.
@@ -85,7 +107,7 @@ impl PascalVOCDataset {
         let path = self.annotation_path(index);
         let text = fs::read_to_string(&path);
         let text = text.with_context(|| format!("cannot read annotation file {}", path.display()))?;
-        VocAnnotation::parse(&text).with_context(|| format!("annotation file {}", path.display()))
+        VocAnnotation::parse(&text, &self.classes).with_context(|| format!("annotation file {}", path.display()))
     }
 
     /// Boxes with the fields `labels` and `difficult`, not clipped to the image.
@@ -147,11 +169,11 @@ impl Dataset for PascalVOCDataset {
     }
 
     fn class_names(&self) -> Vec<String> {
-        Self::CLASSES.map(str::to_owned).to_vec()
+        self.classes.clone()
     }
 
     fn categories(&self) -> Vec<(i64, String)> {
-        (0..).zip(Self::CLASSES.map(str::to_owned)).collect()
+        (0..).zip(self.class_names()).collect()
     }
 
     fn evaluator(&self) -> Box<dyn Evaluator> {
@@ -161,6 +183,11 @@ impl Dataset for PascalVOCDataset {
     fn describe(&self) -> String {
         format!("PascalVOCDataset {} of {}", self.split, self.root.display())
     }
+}
+
+/// A class's name as it is compared.
+fn normalized(class: &str) -> String {
+    class.trim().to_lowercase()
 }
 
 struct VocAnnotation {
@@ -177,22 +204,27 @@ struct VocObject {
 }
 
 impl VocAnnotation {
-    fn parse(xml: &str) -> Result<Self> {
+    fn parse(xml: &str, classes: &[String]) -> Result<Self> {
         let root = Element::parse(xml)?;
         let size = root.child("size").context("there is no size")?;
         let objects = root.children.iter().filter(|child| child.name == "object");
         Ok(Self {
             size: (size.number("width")? as i64, size.number("height")? as i64),
-            objects: objects.map(VocObject::new).collect::<Result<_>>()?,
+            objects: objects.map(|object| VocObject::new(object, classes)).collect::<Result<_>>()?,
         })
     }
 }
 
 impl VocObject {
-    fn new(object: &Element) -> Result<Self> {
-        let name = object.child("name").context("an object has no name")?.text.trim().to_lowercase();
-        let Some(label) = PascalVOCDataset::CLASSES.iter().position(|class| *class == name) else {
-            bail!("an object is of the class {name:?}, which VOC does not have");
+    fn new(object: &Element, classes: &[String]) -> Result<Self> {
+        let name = object.child("name").context("an object has no name")?.text.trim();
+        let same = |class: &String| normalized(class) == normalized(name);
+        let Some(label) = classes.iter().skip(1).position(same).map(|position| position + 1) else {
+            bail!(
+                "an object is of the class {name:?}, but the data set has the classes {}. Classes of your own are \
+                 listed in the data set's entry of a catalog (PATHS_CATALOG): classes: [{name}, …]",
+                classes[1..].join(", ")
+            );
         };
         let bndbox = object.child("bndbox").with_context(|| format!("an object ({name}) has no bndbox"))?;
         let [xmin, ymin, xmax, ymax] = ["xmin", "ymin", "xmax", "ymax"].map(|side| bndbox.number(side));
@@ -257,13 +289,17 @@ mod tests {
     const OBJECT: &str = "<object><name> Dog </name><part><name>head</name><bndbox><xmin>9</xmin></bndbox></part>\
                           <difficult>0</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>12</ymax></bndbox></object>";
 
+    fn voc_classes() -> Vec<String> {
+        PascalVOCDataset::CLASSES.map(str::to_owned).to_vec()
+    }
+
     fn error(xml: &str) -> String {
-        format!("{:#}", VocAnnotation::parse(xml).err().expect("an error"))
+        format!("{:#}", VocAnnotation::parse(xml, &voc_classes()).err().expect("an error"))
     }
 
     #[test]
     fn objects_are_read() {
-        let got = VocAnnotation::parse(&IMAGE.replace("OBJECTS", OBJECT)).unwrap();
+        let got = VocAnnotation::parse(&IMAGE.replace("OBJECTS", OBJECT), &voc_classes()).unwrap();
         assert_eq!(got.size, (30, 20));
         let dog = PascalVOCDataset::CLASSES.iter().position(|class| *class == "dog").unwrap() as i64;
         assert_eq!((got.objects[0].label, got.objects[0].difficult), (dog, false));
@@ -273,7 +309,9 @@ mod tests {
     #[test]
     fn damaged_files_say_what_is_wrong() {
         let one = IMAGE.replace("OBJECTS", OBJECT);
-        assert!(error(&one.replace("Dog", "unicorn")).contains("unicorn"));
+        let unknown = error(&one.replace("Dog", "Unicorn"));
+        assert!(unknown.contains("\"Unicorn\"") && unknown.contains("classes: [Unicorn, …]"), "{unknown}");
+        assert!(unknown.contains("aeroplane, bicycle"), "{unknown}");
         assert!(error(&one.replace("<xmax>9</xmax>", "<xmax>wide</xmax>")).contains("wide"));
         assert!(error(&one.replace("<ymax>12</ymax>", "")).contains("bndbox has no ymax"));
         assert!(error(&one.replace("size>", "length>")).contains("no size"));
@@ -282,6 +320,33 @@ mod tests {
         assert!(error("").contains("no root element"));
         let missing = PascalVOCDataset::new(Path::new("no/such/folder"), "train", false).err().unwrap();
         assert!(format!("{missing:#}").contains("no/such/folder/ImageSets/Main/train.txt"));
+    }
+
+    #[test]
+    fn classes_can_be_ones_own() {
+        let folder = tempfile::tempdir().unwrap();
+        for part in ["Annotations", "ImageSets/Main"] {
+            fs::create_dir_all(folder.path().join(part)).unwrap();
+        }
+        fs::write(folder.path().join("ImageSets/Main/train.txt"), "a\n").unwrap();
+        let object = |name: &str| OBJECT.replace(" Dog ", name);
+        let xml = IMAGE.replace("OBJECTS", &(object("hard HAT") + &object("vest")));
+        fs::write(folder.path().join("Annotations/a.xml"), xml).unwrap();
+        let with = |classes: &[&str]| {
+            let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
+            PascalVOCDataset::new(folder.path(), "train", false).unwrap().with_classes(&classes)
+        };
+        let dataset = with(&["vest", "Hard hat"]).unwrap();
+        let labels = dataset.ground_truth(0).unwrap().tensor_field("labels").unwrap().shallow_clone();
+        assert_eq!(Vec::<i64>::try_from(labels).unwrap(), [2, 1]);
+        assert_eq!(dataset.class_names(), ["__background__ ", "vest", "Hard hat"]);
+        assert_eq!(dataset.categories()[2], (2, "Hard hat".to_owned()));
+        assert_eq!(dataset.largest_label(), 2);
+        let error = format!("{:#}", with(&["vest"]).unwrap().ground_truth(0).unwrap_err());
+        assert!(error.contains("\"hard HAT\"") && error.contains("has the classes vest."), "{error}");
+        for wrong in [&[][..], &["a", "A "], &["a", " "], &["__background__ ", "a"]] {
+            assert!(with(wrong).err().expect("an error").to_string().contains("classes "), "{wrong:?}");
+        }
     }
 
     #[test]
