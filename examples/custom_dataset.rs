@@ -21,7 +21,7 @@ use std::sync::Arc;
 use anyhow::{ensure, Context, Result};
 use maskrcnn_benchmark::cli::{exit_code, train_net, Registries};
 use maskrcnn_benchmark::config::paths_catalog::DatasetSpec;
-use maskrcnn_benchmark::data::datasets::{Dataset, ImageId, ImageInfo, Sample, BACKGROUND};
+use maskrcnn_benchmark::data::datasets::{Dataset, DatasetOptions, ImageId, ImageInfo, Sample, BACKGROUND};
 use maskrcnn_benchmark::data::transforms::{image_size, read_image};
 use maskrcnn_benchmark::structures::{BoxList, Mode};
 use tch::Tensor;
@@ -59,7 +59,7 @@ impl CsvDataset {
         Ok(Self { root, classes, images: images.into_iter().collect() })
     }
 
-    fn build(spec: &DatasetSpec, _is_train: bool) -> Result<Arc<dyn Dataset>> {
+    fn build(spec: &DatasetSpec, _options: DatasetOptions) -> Result<Arc<dyn Dataset>> {
         Ok(Arc::new(Self::read(&spec.path("ann_file")?, spec.path("root")?)?))
     }
 

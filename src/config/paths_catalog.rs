@@ -92,9 +92,7 @@ impl DatasetSpec {
         };
         let text = |item: &Value| {
             let text = item.as_str().map(str::to_owned);
-            text.with_context(|| {
-                format!("data set {}: {argument} should be texts, found {item}: quote it", self.name)
-            })
+            text.with_context(|| format!("data set {}: {argument} should be texts, found {item}: quote it", self.name))
         };
         items.iter().map(text).collect::<Result<_>>().map(Some)
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tch::Device;
 
 use super::collate_batch::Collator;
-use super::datasets::{ConcatDataset, Dataset, DatasetRegistry};
+use super::datasets::{ConcatDataset, Dataset, DatasetOptions, DatasetRegistry, TargetFields};
 use super::loader::{DataLoader, LoaderState, Order};
 use super::samplers::{
     BatchSampler, DistributedSampler, GroupedBatchSampler, IterationBasedBatchSampler, Pass, PlainBatchSampler,
@@ -50,11 +50,12 @@ pub struct LoaderOptions<'a> {
 
 /// Makes the loaders: for training (and for validation during training) one, with all data sets concatenated, whose
 /// categories are also written to `OUTPUT_DIR/labels.json` where there is such a folder; for testing one a data set.
+/// Targets have the fields that the model is trained on, and in testing, where nobody looks at them, only labels.
 ///
 /// # Errors
 ///
 /// If a data set cannot be read or has no image, the images of a batch cannot be shared equally by the processes, the
-/// model has too few classes for the data set, or a value of the configuration cannot be used. Keys and files are named.
+/// model has too few classes for the data set, instances lack masks or keypoints that its heads are trained on, or a value of the configuration cannot be used. Keys and files are named.
 pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<DataLoader>> {
     let images_per_gpu = images_per_gpu(cfg, options.is_train, options.world_size)?;
     let (key, names) = if options.is_train { ("TRAIN", &cfg.datasets.train) } else { ("TEST", &cfg.datasets.test) };
@@ -88,13 +89,15 @@ pub fn check_test_data(cfg: &Config, options: &LoaderOptions) -> Result<()> {
 fn build_datasets(cfg: &Config, options: &LoaderOptions, names: &[String]) -> Result<Vec<Arc<dyn Dataset>>> {
     let catalog = DatasetCatalog::load(&cfg.paths_catalog)?;
     let keep_annotated = options.is_train || options.is_for_period;
+    let fields = if keep_annotated { trained_fields(cfg) } else { TargetFields::NONE };
     let mut datasets = Vec::with_capacity(names.len());
     for name in names {
-        let dataset = options.datasets.build(&catalog.get(name)?, keep_annotated)?;
+        let dataset =
+            options.datasets.build(&catalog.get(name)?, DatasetOptions { is_train: keep_annotated, fields })?;
         check_not_empty(dataset.as_ref(), name, keep_annotated)?;
         check_num_classes(cfg, dataset.as_ref(), options.is_train)?;
         if keep_annotated {
-            check_fields(cfg, dataset.as_ref(), options.is_train)?;
+            check_fields(cfg, dataset.as_ref(), fields, options.is_train)?;
         }
         datasets.push(dataset);
     }
@@ -256,24 +259,44 @@ pub fn check_num_classes(cfg: &Config, dataset: &dyn Dataset, is_train: bool) ->
     Ok(())
 }
 
-/// Checks that the data set has what the model's heads are trained on, by its first image with an instance.
-fn check_fields(cfg: &Config, dataset: &dyn Dataset, is_train: bool) -> Result<()> {
+/// The fields of targets that the model's heads are trained on.
+fn trained_fields(cfg: &Config) -> TargetFields {
+    let model = &cfg.model;
+    let has_heads = !(model.rpn_only || model.retinanet_on);
+    TargetFields { masks: has_heads && model.mask_on, keypoints: has_heads && model.keypoint_on }
+}
+
+/// Checks that the data set has what the model's heads are trained on: all of its instances, as far as they are known,
+/// and the first image with an instance.
+fn check_fields(cfg: &Config, dataset: &dyn Dataset, fields: TargetFields, is_train: bool) -> Result<()> {
     const LOOKED_AT: usize = 100;
-    if cfg.model.rpn_only || !(cfg.model.mask_on || cfg.model.keypoint_on) {
+    if fields == TargetFields::NONE {
         return Ok(());
+    }
+    for (key, field) in [
+        ("MODEL.MASK_ON", TargetFields { keypoints: false, ..fields }),
+        ("MODEL.KEYPOINT_ON", TargetFields { masks: false, ..fields }),
+    ] {
+        if let Err(error) = dataset.check_fields(field) {
+            bail!(
+                "{key} is True, but the data set is not complete: {error:#}. Complete these annotations, take them out \
+                 of the file, or set {key} to False. It is {}",
+                dataset.describe()
+            );
+        }
     }
     for index in 0..dataset.len().min(LOOKED_AT) {
         let target = dataset.ground_truth(index)?;
         if target.is_empty() {
             continue;
         }
-        if cfg.model.mask_on && !target.has_field("masks") {
+        if fields.masks && !target.has_field("masks") {
             bail!(
                 "MODEL.MASK_ON is True, but the data set has no masks: set it to False. It is {}",
                 dataset.describe()
             );
         }
-        if cfg.model.keypoint_on {
+        if fields.keypoints {
             if !target.has_field("keypoints") {
                 bail!(
                     "MODEL.KEYPOINT_ON is True, but the data set has no keypoints: set it to False. It is {}",

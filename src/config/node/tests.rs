@@ -26,7 +26,10 @@ fn typed_and_back() {
 #[test]
 fn the_typed_form_names_the_key() {
     for (list, key) in [
-        (["MODEL.DEVICE", "None"], "MODEL.DEVICE: expected a string, found None (leave the key out for its default, 'cuda')"),
+        (
+            ["MODEL.DEVICE", "None"],
+            "MODEL.DEVICE: expected a string, found None (leave the key out for its default, 'cuda')",
+        ),
         (["INPUT.PIXEL_MEAN", "[1.0, 'x', 2.0]"], "INPUT.PIXEL_MEAN[1]: expected f64, found string \"x\""),
         (["SOLVER.STEPS", "(1, 2.5)"], "SOLVER.STEPS[1]: expected i64, found floating point `2.5`"),
         (["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', (38,)]]"], "TEST.EXPECTED_RESULTS[0]"),

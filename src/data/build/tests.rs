@@ -60,6 +60,14 @@ impl OnDisk {
         Self::new(&sizes, &boxes)
     }
 
+    /// Changes `annotations` in the file.
+    fn change_annotations(&self, change: impl FnOnce(&mut Vec<Value>)) {
+        let path = self.folder.path().join("instances.json");
+        let mut content: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        change(content["annotations"].as_array_mut().unwrap());
+        fs::write(&path, content.to_string()).unwrap();
+    }
+
     fn load(&self, change: impl FnOnce(&mut LoaderOptions)) -> Result<Vec<DataLoader>> {
         let mut options = LoaderOptions {
             is_train: true,
@@ -90,6 +98,7 @@ fn visited(loader: &DataLoader) -> Vec<Vec<usize>> {
 fn training_gives_iterations_and_labels() {
     let mut disk = OnDisk::usual();
     disk.cfg.dataloader.size_divisibility = 32;
+    disk.cfg.model.mask_on = true;
     let loaders = disk.load(|_| ()).unwrap();
     assert_eq!((loaders.len(), loaders[0].len()), (1, 12));
     let batches: Vec<_> = loaders[0].iter().map(|batch| batch.unwrap()).collect();
@@ -201,12 +210,72 @@ fn heads_need_their_annotations() {
     disk.cfg.model.mask_on = true;
     assert!(disk.load(|_| ()).is_ok());
     disk.cfg.model.keypoint_on = true;
-    assert!(disk.error(|_| ()).contains("MODEL.KEYPOINT_ON is True, but the data set has no keypoints"));
+    let error = disk.error(|_| ());
+    assert!(error.contains("MODEL.KEYPOINT_ON is True") && error.contains("none of its 5 annotations has"), "{error}");
     disk.cfg.model.keypoint_on = false;
     let path = disk.folder.path().join("instances.json");
     fs::write(&path, fs::read_to_string(&path).unwrap().replace("\"segmentation\"", "\"outline\"")).unwrap();
-    assert!(disk.error(|_| ()).contains("MODEL.MASK_ON is True, but the data set has no masks"));
+    let error = disk.error(|_| ());
+    assert!(error.contains("MODEL.MASK_ON is True") && error.contains("none of its 5 annotations has"), "{error}");
     assert!(disk.load(|options| options.is_train = false).is_ok());
+}
+
+#[test]
+fn instances_without_outline_are_named_where_masks_are_trained_and_do_not_matter_elsewhere() {
+    let mut disk = OnDisk::usual();
+    disk.change_annotations(|annotations| {
+        annotations[1]["segmentation"] = json!([]);
+        annotations[3]["segmentation"] = json!([[1, 2, 3, 4]]);
+        annotations[4]["segmentation"] = json!({"size": [40, 20], "counts": [1, 9000]});
+        // An outline is not missed where nothing of the box is left.
+        let mut outside = annotations[0].clone();
+        (outside["id"], outside["bbox"], outside["segmentation"]) = (json!(99), json!([90, 2, 9, 9]), json!(null));
+        annotations.push(outside);
+    });
+    for is_train in [true, false] {
+        let loader = disk.load(|options| options.is_train = is_train).unwrap().remove(0);
+        for batch in loader.iter() {
+            assert!(batch.unwrap().targets.iter().all(|target| target.len() == 1 && !target.has_field("masks")));
+        }
+    }
+    disk.cfg.model.mask_on = true;
+    let error = disk.error(|_| ());
+    assert!(error.contains("3 of its 5 annotations, in 3 of 5 images, lack an outline"), "{error}");
+    assert!(error.contains("annotation 1 of image 1 (1.png), annotation 3 of image 3 (3.png)"), "{error}");
+    assert!(error.contains("annotation 4 of image 4 (4.png) (") && error.contains("instances.json"), "{error}");
+    assert!(disk.error(|options| (options.is_train, options.is_for_period) = (false, true)).contains("annotation 1"));
+    assert_eq!(visited(&disk.load(|options| options.is_train = false).unwrap()[0]).concat().len(), 5);
+    disk.cfg.model.retinanet_on = true;
+    disk.cfg.model.retinanet.num_classes = 3;
+    assert!(disk.load(|_| ()).is_ok());
+}
+
+#[test]
+fn many_gaps_are_counted_and_the_first_named() {
+    let image = |id: usize| (id, 8, [2.0, 3.0, 10.0, 8.0]);
+    let mut disk = OnDisk::new(&[(30, 20); 14], &(0..14).map(image).collect::<Vec<_>>());
+    disk.change_annotations(|annotations| annotations[1..].iter_mut().for_each(|a| a["segmentation"] = json!(null)));
+    disk.cfg.model.mask_on = true;
+    let error = disk.error(|_| ());
+    assert!(error.contains("13 of its 14 annotations, in 13 of 14 images"), "{error}");
+    assert!(error.contains("annotation 10 of image 10 (10.png), 3 more"), "{error}");
+}
+
+#[test]
+fn instances_without_keypoints_are_named() {
+    let mut disk = OnDisk::usual();
+    let points = |number: usize| json!(vec![5, 6, 2].repeat(number));
+    disk.change_annotations(|annotations| {
+        annotations.iter_mut().for_each(|annotation| annotation["keypoints"] = points(17));
+    });
+    disk.cfg.model.keypoint_on = true;
+    assert!(disk.load(|_| ()).is_ok());
+    disk.change_annotations(|annotations| annotations[2]["keypoints"] = points(16));
+    let error = disk.error(|_| ());
+    assert!(error.contains("1 of its 5 annotations, in 1 of 5 images, lack keypoints"), "{error}");
+    assert!(error.contains("annotation 2 of image 2 (2.png) (48 values, the first has 51"), "{error}");
+    disk.cfg.model.keypoint_on = false;
+    assert!(disk.load(|_| ()).is_ok());
 }
 
 #[test]

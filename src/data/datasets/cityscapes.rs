@@ -9,7 +9,7 @@ use image::{DynamicImage, ImageReader};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
-use super::{Dataset, ImageId, ImageInfo, Sample, BACKGROUND};
+use super::{Dataset, ImageId, ImageInfo, Sample, TargetFields, BACKGROUND};
 use crate::config::registry::unknown_name;
 use crate::data::evaluation::cityscapes::CityscapesEvaluator;
 use crate::data::evaluation::Evaluator;
@@ -60,6 +60,7 @@ pub struct CityScapesDataset {
     min_area: i64,
     image_paths: Vec<PathBuf>,
     annotation_paths: Vec<PathBuf>,
+    fields: TargetFields,
 }
 
 /// The instances of one image: extents in whole pixels, masks and labels.
@@ -132,7 +133,13 @@ impl CityScapesDataset {
             min_area,
             image_paths: images,
             annotation_paths: annotations,
+            fields: TargetFields::ALL,
         })
+    }
+
+    /// The same data set whose targets have only these fields.
+    pub fn with_fields(self, fields: TargetFields) -> Self {
+        Self { fields, ..self }
     }
 
     /// From which annotation files masks are taken.
@@ -173,11 +180,14 @@ impl CityScapesDataset {
         Ok((size, instances))
     }
 
-    fn target(instances: Instances, size: (i64, i64)) -> Result<BoxList> {
+    fn target(instances: Instances, size: (i64, i64), fields: TargetFields) -> Result<BoxList> {
         let number = instances.boxes.len() as i64;
         let boxes: Vec<f32> = instances.boxes.iter().flatten().map(|&side| side as f32).collect();
         let mut target = BoxList::new(Tensor::from_slice(&boxes).view([number, 4]), size, Mode::Xyxy)?;
         target.add_field("labels", Tensor::from_slice(&instances.labels));
+        if !fields.masks {
+            return Ok(target);
+        }
         let masks = match instances.masks {
             Masks::Polygons(polygons) => {
                 SegmentationMask::from_polygons(polygons.into_iter().map(|polygon| vec![polygon]).collect(), size)
@@ -303,7 +313,7 @@ impl Dataset for CityScapesDataset {
             image.width,
             image.height
         );
-        let target = Self::target(instances, size).with_context(file)?;
+        let target = Self::target(instances, size, self.fields).with_context(file)?;
         Ok(Sample { image, target, index })
     }
 
@@ -319,7 +329,7 @@ impl Dataset for CityScapesDataset {
 
     fn ground_truth(&self, index: usize) -> Result<BoxList> {
         let (_, size, instances) = self.annotated(index)?;
-        Self::target(instances, size)
+        Self::target(instances, size, TargetFields::ALL)
     }
 
     fn class_names(&self) -> Vec<String> {
@@ -362,7 +372,7 @@ mod tests {
         let (size, instances) = mask_instances(bytes.get_ref()).unwrap();
         assert_eq!(instances.labels, [1, 3]);
         assert_eq!(instances.boxes, [[0, 0, 2, 1], [0, 0, 0, 0]]);
-        let target = CityScapesDataset::target(instances, size).unwrap();
+        let target = CityScapesDataset::target(instances, size, TargetFields::ALL).unwrap();
         let masks = target.masks().unwrap().get_mask_tensor().unwrap();
         assert_eq!(masks.sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Int64), Tensor::from_slice(&[3i64, 1]));
     }

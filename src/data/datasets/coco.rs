@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use tch::Tensor;
 
-use super::{Annotation, CocoFile, Dataset, ImageEntry, ImageId, ImageInfo, Sample, Segmentation, BACKGROUND};
+use super::coco_target::{
+    complete_fields, instances, keypoints, masks, number_of_values, without_keypoints, without_outline,
+};
+use super::{Annotation, CocoFile, Dataset, ImageEntry, ImageId, ImageInfo, Sample, TargetFields, BACKGROUND};
 use crate::data::transforms::read_image;
-use crate::structures::rle::{self, Rle};
-use crate::structures::{BoxList, Keypoints, Mode, SegmentationMask};
+use crate::structures::{BoxList, Mode};
 
 /// With fewer visible keypoints than this, all its people together, an image of a keypoint data set is not trained on.
 const MIN_KEYPOINTS_PER_IMAGE: usize = 10;
@@ -38,11 +40,12 @@ pub struct COCODataset {
     kept: Vec<usize>,
     ids: Vec<i64>,
     contiguous: HashMap<i64, i64>,
+    fields: TargetFields,
 }
 
 impl COCODataset {
     /// `root` is the folder of the images. `remove_images_without_annotations` keeps only images for which
-    /// [`has_valid_annotation`] holds, as training does.
+    /// [`has_valid_annotation`] holds, as training does. Targets have all fields.
     ///
     /// # Errors
     ///
@@ -53,7 +56,12 @@ impl COCODataset {
         let kept: Vec<usize> = (0..file.images().len()).filter(wanted).collect();
         let ids = kept.iter().map(|&at| file.images()[at].id).collect();
         let contiguous = file.categories().iter().zip(1..).map(|(category, label)| (category.id, label)).collect();
-        Ok(Self { root: root.to_owned(), file, kept, ids, contiguous })
+        Ok(Self { root: root.to_owned(), file, kept, ids, contiguous, fields: TargetFields::ALL })
+    }
+
+    /// The same data set whose targets have only these fields: what others lack does not matter then.
+    pub fn with_fields(self, fields: TargetFields) -> Self {
+        Self { fields, ..self }
     }
 
     /// The ids of the images, ascending.
@@ -86,27 +94,75 @@ impl COCODataset {
         &self.file.images()[self.kept[index]]
     }
 
-    fn target(&self, index: usize, size: (i64, i64)) -> Result<BoxList> {
-        let instances: Vec<&Annotation> = self.annotations(index).iter().filter(|a| !a.iscrowd).collect();
-        self.build_target(&instances, size).with_context(|| {
+    fn target(
+        &self,
+        index: usize,
+        instances: &[&Annotation],
+        size: (i64, i64),
+        fields: TargetFields,
+    ) -> Result<BoxList> {
+        self.build_target(instances, size, fields).with_context(|| {
             let ImageEntry { id, file_name, .. } = self.entry(index);
             format!("annotations of image {id} ({file_name}) in {}", self.file.path().display())
         })
     }
 
-    fn build_target(&self, instances: &[&Annotation], size: (i64, i64)) -> Result<BoxList> {
+    fn build_target(&self, instances: &[&Annotation], size: (i64, i64), fields: TargetFields) -> Result<BoxList> {
         let boxes: Vec<f32> = instances.iter().flat_map(|a| a.bbox.map(|value| value as f32)).collect();
         let boxes = Tensor::from_slice(&boxes).view([instances.len() as i64, 4]);
         let mut target = BoxList::new(boxes, size, Mode::Xywh)?.convert(Mode::Xyxy);
         let labels: Vec<i64> = instances.iter().map(|a| self.contiguous[&a.category_id]).collect();
         target.add_field("labels", Tensor::from_slice(&labels));
-        if let Some(masks) = masks(instances, size)? {
-            target.add_field("masks", masks);
+        if fields.masks {
+            if let Some(masks) = masks(instances, size)? {
+                target.add_field("masks", masks);
+            }
         }
-        if let Some(keypoints) = keypoints(instances, size)? {
-            target.add_field("keypoints", keypoints);
+        if fields.keypoints {
+            if let Some(keypoints) = keypoints(instances, size)? {
+                target.add_field("keypoints", keypoints);
+            }
         }
         target.clip_to_image(true)
+    }
+
+    /// The instances of an image by the size that the file gives it.
+    fn instances(&self, index: usize) -> Vec<&Annotation> {
+        let ImageEntry { width, height, .. } = *self.entry(index);
+        instances(self.annotations(index), (width, height))
+    }
+
+    /// # Errors
+    ///
+    /// If `gap` says of an instance why it lacks `what`; the first of them are named.
+    fn refuse_gaps(&self, what: &str, gap: impl Fn(&Annotation) -> Option<String>) -> Result<()> {
+        const NAMED: usize = 10;
+        let (mut all, mut gaps, mut images, mut named) = (0, 0, 0, Vec::new());
+        for index in 0..self.len() {
+            let before = gaps;
+            for annotation in self.instances(index) {
+                all += 1;
+                let Some(why) = gap(annotation) else { continue };
+                gaps += 1;
+                if named.len() < NAMED {
+                    let ImageEntry { id, file_name, .. } = self.entry(index);
+                    let why = if why.is_empty() { why } else { format!(" ({why})") };
+                    named.push(format!("annotation {} of image {id} ({file_name}){why}", annotation.id));
+                }
+            }
+            images += usize::from(gaps > before);
+        }
+        if gaps > named.len() {
+            named.push(format!("{} more", gaps - named.len()));
+        }
+        ensure!(gaps == 0 || gaps < all, "none of its {all} annotations has {what}");
+        ensure!(
+            gaps == 0,
+            "{gaps} of its {all} annotations, in {images} of {} images, lack {what}: {}",
+            self.len(),
+            named.join(", ")
+        );
+        Ok(())
     }
 }
 
@@ -117,7 +173,8 @@ impl Dataset for COCODataset {
 
     fn get(&self, index: usize) -> Result<Sample> {
         let image = read_image(&self.image_path(index))?;
-        let target = self.target(index, image.size())?;
+        let size = image.size();
+        let target = self.target(index, &instances(self.annotations(index), size), size, self.fields)?;
         Ok(Sample { image, target, index })
     }
 
@@ -131,8 +188,21 @@ impl Dataset for COCODataset {
     }
 
     fn ground_truth(&self, index: usize) -> Result<BoxList> {
-        let entry = self.entry(index);
-        self.target(index, (entry.width, entry.height))
+        let (entry, instances) = (self.entry(index), self.instances(index));
+        self.target(index, &instances, (entry.width, entry.height), complete_fields(&instances))
+    }
+
+    fn check_fields(&self, fields: TargetFields) -> Result<()> {
+        if fields.masks {
+            let what = "an outline (a polygon of at least three points, or run lengths)";
+            self.refuse_gaps(what, |annotation| without_outline(annotation).map(str::to_owned))?;
+        }
+        if fields.keypoints {
+            let mut numbers = (0..self.len()).flat_map(|index| self.instances(index)).map(number_of_values);
+            let values = numbers.find(|&values| values > 0).unwrap_or(0);
+            self.refuse_gaps("keypoints", |annotation| without_keypoints(annotation, values))?;
+        }
+        Ok(())
     }
 
     fn class_names(&self) -> Vec<String> {
@@ -152,70 +222,4 @@ impl Dataset for COCODataset {
     fn describe(&self) -> String {
         format!("COCODataset with annotations {} and images in {}", self.file.path().display(), self.root.display())
     }
-}
-
-/// The masks of the instances, or `None` if they have none. Polygons stay polygons; as soon as one instance has run
-/// lengths, all become pixels.
-fn masks(instances: &[&Annotation], size: (i64, i64)) -> Result<Option<SegmentationMask>> {
-    let outlined = |annotation: &&Annotation| match &annotation.segmentation {
-        None | Some(Segmentation::Crowd | Segmentation::Unreadable(_)) => false,
-        Some(Segmentation::Polygons(polygons)) => polygons.iter().any(|polygon| polygon.len() >= 6),
-        Some(Segmentation::Rle(_)) => true,
-    };
-    if !instances.iter().any(outlined) {
-        return Ok(None);
-    }
-    if let Some(bare) = instances.iter().find(|annotation| !outlined(annotation)) {
-        bail!(
-            "annotation {} has no outline (a polygon of at least three points), but others of the image have",
-            bare.id
-        );
-    }
-    let polygons: Option<Vec<Vec<Vec<f64>>>> = instances.iter().map(|annotation| polygons(annotation)).collect();
-    if let Some(polygons) = polygons {
-        return Ok(Some(SegmentationMask::from_polygons(polygons, size)));
-    }
-    let rles: Vec<Rle> = instances.iter().map(|annotation| run_lengths(annotation, size)).collect::<Result<_>>()?;
-    SegmentationMask::from_rle(&rles, size).map(Some)
-}
-
-fn polygons(annotation: &Annotation) -> Option<Vec<Vec<f64>>> {
-    match &annotation.segmentation {
-        Some(Segmentation::Polygons(polygons)) => {
-            Some(polygons.iter().map(|polygon| polygon.iter().map(|&value| value.into()).collect()).collect())
-        }
-        _ => None,
-    }
-}
-
-fn run_lengths(annotation: &Annotation, (width, height): (i64, i64)) -> Result<Rle> {
-    let rle = match &annotation.segmentation {
-        Some(Segmentation::Rle(rle)) => rle.clone(),
-        _ => rle::from_polygons(&polygons(annotation).unwrap_or_default(), (height, width))?,
-    };
-    ensure!(
-        (i64::from(rle.w), i64::from(rle.h)) == (width, height),
-        "annotation {} has a mask of {}x{} pixels, but the image has {width}x{height}",
-        annotation.id,
-        rle.w,
-        rle.h
-    );
-    Ok(rle)
-}
-
-fn keypoints(instances: &[&Annotation], size: (i64, i64)) -> Result<Option<Keypoints>> {
-    let Some(points) = instances.first().and_then(|annotation| annotation.keypoints.as_ref()) else { return Ok(None) };
-    let mut values: Vec<f32> = Vec::with_capacity(instances.len() * points.len());
-    for annotation in instances {
-        let found = annotation.keypoints.as_ref().map_or(0, |keypoints| keypoints.len());
-        ensure!(
-            found == points.len() && found % 3 == 0,
-            "annotation {} has {found} keypoint values, but the first of the image has {} (x, y, visibility each)",
-            annotation.id,
-            points.len()
-        );
-        values.extend(annotation.keypoints.iter().flatten());
-    }
-    let shape = [instances.len() as i64, points.len() as i64 / 3, 3];
-    Keypoints::person(Tensor::from_slice(&values).view(shape), size).map(Some)
 }

@@ -71,7 +71,7 @@ pub enum Segmentation {
     Polygons(Box<[Box<[f32]>]>),
     /// Run lengths of a mask.
     Rle(Rle),
-    /// Run lengths that do not fit their size; why. [`CocoFile`] has none: only a crowd's are let pass.
+    /// Run lengths that do not fit their size; why. Who needs the outline says so.
     Unreadable(String),
     /// A crowd region's, which is not kept: evaluation reads it from the file itself.
     Crowd,
@@ -148,11 +148,6 @@ impl CocoFile {
         annotations.shrink_to_fit();
         for crowd in annotations.iter_mut().filter(|annotation| annotation.iscrowd) {
             crowd.segmentation = crowd.segmentation.is_some().then_some(Segmentation::Crowd);
-        }
-        for Annotation { id, image_id, segmentation, .. } in &annotations {
-            if let Some(Segmentation::Unreadable(why)) = segmentation {
-                bail!("annotation {id} of image {image_id}: {why}");
-            }
         }
         let mut begin = vec![0; images.len() + 1];
         for annotation in &annotations {
@@ -338,7 +333,6 @@ mod tests {
             ("categories", json!([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "two categories have the id 1"),
             ("annotations", json!([{"id": 31}]), "missing field `image_id`"),
             ("images", json!([{"id": 4, "file_name": "a", "width": 0, "height": 5}]), "has the size 0x5"),
-            ("annotations", json!([long_run(0)]), "annotation 31 of image 4: "),
         ] {
             let mut bad = good.clone();
             bad[key] = value;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Dataset, ImageInfo, Sample};
+use super::{Dataset, ImageInfo, Sample, TargetFields};
 use crate::data::evaluation::Evaluator;
 use crate::structures::BoxList;
 
@@ -92,6 +92,10 @@ impl Dataset for ConcatDataset {
     fn ground_truth(&self, index: usize) -> Result<BoxList> {
         let (dataset, inner) = self.locate(index);
         dataset.ground_truth(inner)
+    }
+
+    fn check_fields(&self, fields: TargetFields) -> Result<()> {
+        self.datasets.iter().try_for_each(|dataset| dataset.check_fields(fields))
     }
 
     fn class_names(&self) -> Vec<String> {

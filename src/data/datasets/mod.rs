@@ -6,7 +6,9 @@
 mod cityscapes;
 mod coco;
 mod coco_annotations;
+mod coco_target;
 mod concat_dataset;
+mod fields;
 pub(crate) mod json;
 mod registry;
 mod voc;
@@ -21,6 +23,7 @@ pub use cityscapes::{CityScapesDataset, CityScapesMode};
 pub use coco::{has_valid_annotation, COCODataset};
 pub use coco_annotations::{Annotation, Category, CocoFile, ImageEntry, Segmentation};
 pub use concat_dataset::ConcatDataset;
+pub use fields::{DatasetOptions, TargetFields};
 pub use registry::{BuildDataset, DatasetRegistry};
 pub use voc::PascalVOCDataset;
 
@@ -37,7 +40,7 @@ pub struct Sample {
     /// The decoded picture.
     pub image: RgbImage,
     /// Boxes in xyxy at the image's size, with the field `labels` (int64; 0 is the background) and, where the data set
-    /// has them, `masks` and `keypoints`.
+    /// has them and was asked for them ([`TargetFields`]), `masks` and `keypoints`.
     pub target: BoxList,
     /// The index that was asked for.
     pub index: usize,
@@ -111,12 +114,22 @@ pub trait Dataset: Any + Send + Sync {
     /// The image's file.
     fn image_path(&self, index: usize) -> PathBuf;
 
-    /// The target alone, at the image's own size, as evaluation needs it.
+    /// The target alone, at the image's own size, as evaluation needs it: with all fields that its instances have.
     ///
     /// # Errors
     ///
     /// If the annotation cannot be read; the file is named.
     fn ground_truth(&self, index: usize) -> Result<BoxList>;
+
+    /// Looks whether every instance that is trained on has these fields, as far as that is known without reading image
+    /// by image. By default nothing is looked at.
+    ///
+    /// # Errors
+    ///
+    /// If one lacks a field: how many do, and the first of them by annotation and image.
+    fn check_fields(&self, _fields: TargetFields) -> Result<()> {
+        Ok(())
+    }
 
     /// The classes by label; the first is the background.
     fn class_names(&self) -> Vec<String>;
