@@ -53,7 +53,6 @@ pub struct LoaderOptions<'a> {
 /// Targets have the fields that the model is trained on, and in testing, where nobody looks at them, only labels.
 ///
 /// # Errors
-///
 /// If a data set cannot be read or has no image, the images of a batch cannot be shared equally by the processes, the
 /// model has too few classes for the data set, instances lack masks or keypoints that its heads are trained on, or a value of the configuration cannot be used. Keys and files are named.
 pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<DataLoader>> {
@@ -76,7 +75,6 @@ pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<Dat
 /// what keeps them from being evaluated is known before the training and not after it.
 ///
 /// # Errors
-///
 /// See [`make_data_loader`] and [`Evaluator::check`](crate::data::evaluation::Evaluator::check).
 pub fn check_test_data(cfg: &Config, options: &LoaderOptions) -> Result<()> {
     from_image_to_batch(cfg, options)?;
@@ -149,7 +147,6 @@ fn from_image_to_batch(cfg: &Config, options: &LoaderOptions) -> Result<(Compose
 /// The images of a batch that one of `world_size` processes takes.
 ///
 /// # Errors
-///
 /// The batch cannot be shared equally; names the key.
 pub fn images_per_gpu(cfg: &Config, is_train: bool, world_size: usize) -> Result<usize> {
     let (key, images) = if is_train {
@@ -172,7 +169,6 @@ pub fn images_per_gpu(cfg: &Config, is_train: bool, world_size: usize) -> Result
 /// The order of images: random for training, a share of it where several processes work together.
 ///
 /// # Errors
-///
 /// See [`DistributedSampler::new`].
 pub fn make_data_sampler(len: usize, options: &LoaderOptions, state: &LoaderState) -> Result<Box<dyn Sampler>> {
     if options.world_size > 1 {
@@ -189,7 +185,6 @@ pub fn make_data_sampler(len: usize, options: &LoaderOptions, state: &LoaderStat
 /// where there are no limits.
 ///
 /// # Errors
-///
 /// If an image's size cannot be read.
 pub fn make_batch_data_sampler(
     dataset: &dyn Dataset,
@@ -232,7 +227,6 @@ fn check_not_empty(dataset: &dyn Dataset, name: &str, keep_annotated: bool) -> R
 /// predictions that a smaller model makes can still be evaluated; training does, if nothing has a label beyond them.
 ///
 /// # Errors
-///
 /// In training, if a target has a label that the model has no class for; the key and the value it needs are named.
 pub fn check_num_classes(cfg: &Config, dataset: &dyn Dataset, is_train: bool) -> Result<()> {
     if cfg.model.rpn_only && !cfg.model.retinanet_on {

@@ -36,7 +36,6 @@ impl PythonRandom {
     /// one call takes varies, also for `n == 1`.
     ///
     /// # Panics
-    ///
     /// If `n` is zero.
     pub fn randbelow(&mut self, n: u32) -> u32 {
         assert!(n > 0, "randbelow needs a positive limit");
@@ -52,7 +51,6 @@ impl PythonRandom {
     /// `random.choice(items)`.
     ///
     /// # Panics
-    ///
     /// If `items` is empty.
     pub fn choice<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.randbelow(items.len() as u32) as usize]

@@ -41,7 +41,6 @@ pub enum CityScapesMode {
 
 impl CityScapesMode {
     /// # Errors
-    ///
     /// If the mode is neither `mask` nor `poly`.
     pub fn parse(mode: &str) -> Result<Self> {
         match mode {
@@ -96,7 +95,6 @@ impl CityScapesDataset {
     /// than `min_area` are left out; `mini` keeps about that many images, spread over the data set.
     ///
     /// # Errors
-    ///
     /// If a folder is missing, or images and annotations differ in number.
     pub fn new(
         img_dir: &Path,

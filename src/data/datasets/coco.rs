@@ -48,7 +48,6 @@ impl COCODataset {
     /// [`has_valid_annotation`] holds, as training does. Targets have all fields.
     ///
     /// # Errors
-    ///
     /// If the annotation file cannot be used; see [`CocoFile::read`].
     pub fn new(ann_file: &Path, root: &Path, remove_images_without_annotations: bool) -> Result<Self> {
         let file = CocoFile::read(ann_file)?;

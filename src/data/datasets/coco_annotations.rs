@@ -102,7 +102,6 @@ impl CocoFile {
     /// Reads and checks an annotation file.
     ///
     /// # Errors
-    ///
     /// If the file is missing or no COCO file, an id occurs twice, or an annotation has a category that the file does
     /// not list; the file and the id are named.
     pub fn read(path: &Path) -> Result<Self> {

@@ -18,7 +18,6 @@ pub struct ConcatDataset {
 
 impl ConcatDataset {
     /// # Errors
-    ///
     /// If there is no data set.
     pub fn new(datasets: Vec<Arc<dyn Dataset>>) -> Result<Self> {
         let Some(first) = datasets.first() else { anyhow::bail!("there is no data set to concatenate") };
@@ -48,7 +47,6 @@ impl ConcatDataset {
     /// The data set an image comes from, and its index there.
     ///
     /// # Panics
-    ///
     /// If there is no such image.
     pub fn locate(&self, index: usize) -> (&Arc<dyn Dataset>, usize) {
         let dataset = self.cumulative.partition_point(|&end| end <= index);

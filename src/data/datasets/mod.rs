@@ -100,14 +100,12 @@ pub trait Dataset: Any + Send + Sync {
     /// Reads an image and its target.
     ///
     /// # Errors
-    ///
     /// If the image or its annotation cannot be read; the file is named.
     fn get(&self, index: usize) -> Result<Sample>;
 
     /// What is known of an image without decoding it.
     ///
     /// # Errors
-    ///
     /// If the annotation cannot be read; the file is named.
     fn image_info(&self, index: usize) -> Result<ImageInfo>;
 
@@ -117,7 +115,6 @@ pub trait Dataset: Any + Send + Sync {
     /// The target alone, at the image's own size, as evaluation needs it: with all fields that its instances have.
     ///
     /// # Errors
-    ///
     /// If the annotation cannot be read; the file is named.
     fn ground_truth(&self, index: usize) -> Result<BoxList>;
 

@@ -31,7 +31,6 @@ impl DatasetRegistry {
     /// Adds a kind: a function or a closure that makes a data set of a catalog entry. It may ignore the options.
     ///
     /// # Errors
-    ///
     /// If there is a kind of this name.
     pub fn register(
         &mut self,
@@ -49,7 +48,6 @@ impl DatasetRegistry {
     /// Makes the data set of a catalog entry.
     ///
     /// # Errors
-    ///
     /// If its kind is not known or it cannot be read; the entry is named.
     pub fn build(&self, spec: &DatasetSpec, options: DatasetOptions) -> Result<Arc<dyn Dataset>> {
         let build = self.factories.get(&spec.factory);

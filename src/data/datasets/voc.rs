@@ -57,7 +57,6 @@ impl PascalVOCDataset {
     /// out, as in training.
     ///
     /// # Errors
-    ///
     /// If the list cannot be read.
     pub fn new(data_dir: &Path, split: &str, use_difficult: bool) -> Result<Self> {
         let list = data_dir.join("ImageSets/Main").join(format!("{split}.txt"));
@@ -113,7 +112,6 @@ impl PascalVOCDataset {
     /// Boxes with the fields `labels` and `difficult`, not clipped to the image.
     ///
     /// # Errors
-    ///
     /// If the annotation file cannot be read or has an unknown class; the file is named.
     pub fn groundtruth(&self, index: usize) -> Result<BoxList> {
         let annotation = self.annotation(index)?;

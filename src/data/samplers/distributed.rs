@@ -17,7 +17,6 @@ pub struct DistributedSampler {
 
 impl DistributedSampler {
     /// # Errors
-    ///
     /// If there is no such rank, or there are more than twice as many processes as images, so that one copy of the data
     /// set cannot fill the shares.
     pub fn new(len: usize, num_replicas: usize, rank: usize, shuffle: bool) -> Result<Self> {

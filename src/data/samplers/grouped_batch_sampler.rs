@@ -18,7 +18,6 @@ impl GroupedBatchSampler {
     /// `batch_size`.
     ///
     /// # Errors
-    ///
     /// If `batch_size` is zero.
     pub fn new(sampler: Box<dyn Sampler>, group_ids: Vec<usize>, batch_size: usize, drop_uneven: bool) -> Result<Self> {
         ensure!(batch_size > 0, "a batch needs at least one image");
@@ -31,7 +30,6 @@ impl BatchSampler for GroupedBatchSampler {
     /// an IndexError.
     ///
     /// # Errors
-    ///
     /// The sampler's.
     fn batches(&self, pass: Pass) -> Result<Vec<Vec<usize>>> {
         let sampled = self.sampler.indices(pass)?;

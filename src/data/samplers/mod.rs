@@ -27,7 +27,6 @@ pub struct Pass {
 /// Gives the indices of one pass over a data set.
 pub trait Sampler: Send + Sync {
     /// # Errors
-    ///
     /// If the sampler's settings do not fit the data set.
     fn indices(&self, pass: Pass) -> Result<Vec<usize>>;
 }
@@ -35,7 +34,6 @@ pub trait Sampler: Send + Sync {
 /// Gives the batches of one pass over a data set.
 pub trait BatchSampler: Send + Sync {
     /// # Errors
-    ///
     /// If the sampler's settings do not fit the data set.
     fn batches(&self, pass: Pass) -> Result<Vec<Vec<usize>>>;
 }
@@ -92,7 +90,6 @@ pub struct PlainBatchSampler {
 
 impl PlainBatchSampler {
     /// # Errors
-    ///
     /// If `batch_size` is zero.
     pub fn new(sampler: Box<dyn Sampler>, batch_size: usize) -> Result<Self> {
         ensure!(batch_size > 0, "a batch needs at least one image");

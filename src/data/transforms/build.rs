@@ -37,7 +37,6 @@ impl TransformRegistry {
     /// Adds a step at the end: a function or a closure that builds it for training (`true`) or testing (`false`).
     ///
     /// # Errors
-    ///
     /// If there is a step of this name.
     pub fn register(
         &mut self,
@@ -50,7 +49,6 @@ impl TransformRegistry {
     /// Adds a step before another one.
     ///
     /// # Errors
-    ///
     /// If there is a step of this name, or none called `before`.
     pub fn insert_before(
         &mut self,
@@ -64,7 +62,6 @@ impl TransformRegistry {
     /// Replaces a step.
     ///
     /// # Errors
-    ///
     /// If there is no step of this name.
     pub fn replace(
         &mut self,
@@ -83,7 +80,6 @@ impl TransformRegistry {
 /// All steps of the registry for training or testing.
 ///
 /// # Errors
-///
 /// If a value of the `INPUT` section cannot be used; the step is named.
 pub fn build_transforms(cfg: &Config, is_train: bool, registry: &TransformRegistry) -> Result<Compose> {
     let build = |(name, build): (&str, &BuildTransform)| {

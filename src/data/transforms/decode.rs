@@ -26,7 +26,6 @@ const MAX_PIXELS: u64 = 2 * 89_478_485;
 /// Reads an image file: JPEG, PNG, BMP, TIFF, WebP, GIF or PNM.
 ///
 /// # Errors
-///
 /// Every error names the file and says what is wrong: missing, empty, truncated, not an image, damaged.
 pub fn read_image(path: &Path) -> Result<RgbImage> {
     let bytes = fs::read(path).with_context(|| format!("cannot read image {}", path.display()))?;
@@ -36,7 +35,6 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
 /// The (width, height) of an image file, without decoding it.
 ///
 /// # Errors
-///
 /// If the file cannot be read or is no image; it is named.
 pub fn image_size(path: &Path) -> Result<(i64, i64)> {
     let dimensions =
@@ -48,7 +46,6 @@ pub fn image_size(path: &Path) -> Result<(i64, i64)> {
 /// Decodes an image file held in memory; the format is told by the content, not by a name.
 ///
 /// # Errors
-///
 /// The reason why Pillow would refuse it.
 pub fn decode_image(bytes: &[u8]) -> Result<RgbImage> {
     if bytes.is_empty() {

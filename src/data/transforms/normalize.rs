@@ -14,7 +14,6 @@ pub struct Normalize {
 
 impl Normalize {
     /// # Errors
-    ///
     /// If there are not three means and three standard deviations, or a deviation is zero.
     pub fn new(mean: &[f64], std: &[f64], to_bgr255: bool) -> Result<Self> {
         ensure!(mean.len() == 3, "INPUT.PIXEL_MEAN must have 3 values, one a channel, but has {}", mean.len());
@@ -31,7 +30,6 @@ impl Normalize {
     /// With `INPUT.PIXEL_MEAN`, `INPUT.PIXEL_STD` and `INPUT.TO_BGR255`.
     ///
     /// # Errors
-    ///
     /// As [`Normalize::new`].
     pub fn from_config(cfg: &Config) -> Result<Self> {
         Self::new(&cfg.input.pixel_mean, &cfg.input.pixel_std, cfg.input.to_bgr255)
@@ -40,7 +38,6 @@ impl Normalize {
     /// Writes the image into the top left corner of three planes of `height × width` values.
     ///
     /// # Panics
-    ///
     /// If the image is larger than the planes, or `planes` has not 3 × height × width values.
     pub fn write(&self, image: &RgbImage, planes: &mut [f32], (height, width): (usize, usize)) {
         assert!(image.width <= width && image.height <= height, "an image does not fit its batch");
@@ -60,7 +57,6 @@ impl Normalize {
     /// One image as a tensor.
     ///
     /// # Shapes
-    ///
     /// Gives float32 `[3, height, width]`.
     pub fn to_tensor(&self, image: &RgbImage) -> Tensor {
         let mut planes = vec![0.0; image.data.len()];

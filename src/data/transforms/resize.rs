@@ -60,7 +60,6 @@ fn rounded(sum: i32) -> u8 {
 /// The image at another size, `(width, height)`.
 ///
 /// # Panics
-///
 /// If a side of the new size is zero.
 pub fn resize(image: &RgbImage, (width, height): (usize, usize)) -> RgbImage {
     assert!(width > 0 && height > 0, "cannot resize an image to {width}x{height}");

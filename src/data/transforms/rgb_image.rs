@@ -15,7 +15,6 @@ pub struct RgbImage {
 
 impl RgbImage {
     /// # Panics
-    ///
     /// If `data` has not exactly height × width × 3 bytes.
     pub fn new(width: usize, height: usize, data: Vec<u8>) -> Self {
         assert_eq!(data.len(), width * height * 3, "an RGB image of {width}x{height} has three bytes a pixel");

@@ -9,7 +9,6 @@ pub trait Transform: Send + Sync {
     /// Changes the image and, where there is one, its target with it.
     ///
     /// # Errors
-    ///
     /// If the step cannot be applied to this image or target.
     fn apply(
         &self,
@@ -46,7 +45,6 @@ pub struct Resize {
 
 impl Resize {
     /// # Errors
-    ///
     /// If there is no size to draw from, or a size is not positive.
     pub fn new(min_sizes: Vec<i64>, max_size: Option<i64>) -> Result<Self> {
         Self::of_keys(("the shorter side", min_sizes), ("the longer side", max_size))
@@ -55,7 +53,6 @@ impl Resize {
     /// With `INPUT.MIN_SIZE_TRAIN` and `INPUT.MAX_SIZE_TRAIN`, or with `INPUT.MIN_SIZE_TEST` and `INPUT.MAX_SIZE_TEST`.
     ///
     /// # Errors
-    ///
     /// As [`Resize::new`]; names the key.
     pub fn from_config(cfg: &Config, is_train: bool) -> Result<Self> {
         let input = &cfg.input;
@@ -136,7 +133,6 @@ impl RandomFlip {
 
 impl Transform for RandomFlip {
     /// # Errors
-    ///
     /// If the flip is top-bottom and the target has keypoints: their names have no top-bottom counterparts.
     fn apply(
         &self,
@@ -163,7 +159,6 @@ impl ColorJitter {
     /// Factors are drawn from [max(0, 1 - strength), 1 + strength], the hue's from [-hue, hue].
     ///
     /// # Errors
-    ///
     /// If a strength is negative, or the hue's is over 0.5.
     pub fn new(brightness: f64, contrast: f64, saturation: f64, hue: f64) -> Result<Self> {
         let around_one = |name: &str, strength: f64| {
