@@ -175,8 +175,12 @@ impl DetectronCheckpointer {
         if own == iteration {
             return Some(state);
         }
+        let name =
+            |iteration: Option<i64>| iteration.map_or("an unknown iteration".into(), |i| format!("iteration {i}"));
         log::warn!(
-            "the checkpoint's {TRAINING_STATE} is of iteration {own:?}, the checkpoint of {iteration:?}: not used"
+            "the checkpoint's {TRAINING_STATE} is of {}, the checkpoint of {}: not used",
+            name(own),
+            name(iteration)
         );
         None
     }

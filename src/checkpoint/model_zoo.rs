@@ -228,7 +228,9 @@ mod http {
             done += count as u64;
             progress.inc(done / STEP - before);
         }
-        ensure!(total.is_none_or(|total| total == done), "the connection ended after {done} of {total:?} bytes");
+        if let Some(total) = total {
+            ensure!(total == done, "the connection ended after {done} of {total} bytes");
+        }
         file.sync_all()?;
         Ok(())
     }

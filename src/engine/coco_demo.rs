@@ -18,7 +18,6 @@ use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
 use crate::data::transforms::{resize, Normalize, Resize, RgbImage};
 use crate::layers::parameters::Parameters;
-use crate::layers::{interpolate, InterpolateMode, Size};
 use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use crate::modeling::registry::ModelRegistries;
 use crate::structures::{paste_probabilities, to_image_list, BoxList, Masker, Mode, PERSON_KEYPOINTS};
@@ -278,8 +277,7 @@ impl CocoDemo {
         if predictions.is_empty() {
             return Ok(image);
         }
-        let expected = [predictions.len() as i64, 1, image.height as i64, image.width as i64];
-        ensure!(masks.size() == expected, "masks of the whole image are {expected:?}, not {:?}", masks.size());
+        ensure_whole(masks, predictions, &image)?;
         for (i, color) in colors(predictions)?.into_iter().enumerate() {
             let mask = masks.get(i as i64).get(0).to_kind(Kind::Bool).contiguous();
             draw_mask_outline(&mut image, &Vec::<bool>::try_from(mask.view(-1))?, color);
@@ -323,23 +321,21 @@ impl CocoDemo {
     /// [`CocoDemoOptions::masks_per_dim`].
     ///
     /// # Errors
-    /// If there is no field `mask` of the image's size.
+    /// If there is no field `mask` of the image's size, or the heat maps would have no pixels.
     pub fn create_mask_montage(&self, image: &RgbImage, predictions: &BoxList) -> Result<RgbImage> {
         ensure!(predictions.has_field("mask"), "heat maps need masks, which this model does not give (MODEL.MASK_ON)");
         let per_dim = self.options.masks_per_dim;
         let masks = predictions.tensor_field("mask")?;
-        let number = masks.size()[0].min(per_dim * per_dim);
         let (height, width) = (image.height as i64 / per_dim, image.width as i64 / per_dim);
         ensure!(height > 0 && width > 0, "{per_dim} heat maps do not fit beside each other in the image");
+        ensure_whole(masks, predictions, image)?;
         let montage = Tensor::zeros([per_dim * height, per_dim * width], (Kind::Uint8, Device::Cpu));
-        if number > 0 {
-            let scale = 1.0 / per_dim as f64;
-            let first = masks.narrow(0, 0, number).to_kind(Kind::Float);
-            let small = interpolate(&first, Size::Scale(scale, scale), InterpolateMode::Nearest).to_kind(Kind::Uint8);
-            for i in 0..number {
-                let (y, x) = (i / per_dim * height, i % per_dim * width);
-                montage.narrow(0, y, height).narrow(1, x, width).copy_(&small.get(i).get(0));
-            }
+        for i in 0..masks.size()[0].min(per_dim * per_dim) {
+            // The pixels that the nearest of an interpolation by 1 / per_dim are, whatever that is rounded to.
+            let small =
+                masks.get(i).get(0).slice(0, 0, height * per_dim, per_dim).slice(1, 0, width * per_dim, per_dim);
+            let (y, x) = (i / per_dim * height, i % per_dim * width);
+            montage.narrow(0, y, height).narrow(1, x, width).copy_(&small);
         }
         let values = Vec::<u8>::try_from(montage.view(-1))?;
         let data = values.into_iter().flat_map(color_map_jet).collect();
@@ -350,6 +346,12 @@ impl CocoDemo {
 /// Whether `MODEL.WEIGHT` may be meant for detecting: the catalog's backbones, which trainings start from, are not.
 fn names_detector(weight: &str) -> bool {
     !weight.is_empty() && !weight.starts_with("catalog://ImageNetPretrained/")
+}
+
+fn ensure_whole(masks: &Tensor, predictions: &BoxList, image: &RgbImage) -> Result<()> {
+    let expected = [predictions.len() as i64, 1, image.height as i64, image.width as i64];
+    ensure!(masks.size() == expected, "masks of the whole image are {expected:?}, not {:?}", masks.size());
+    Ok(())
 }
 
 /// The corners of every box.

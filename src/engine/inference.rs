@@ -6,6 +6,7 @@ use anyhow::{ensure, Context, Result};
 use tch::Device;
 
 use super::bbox_aug::{im_detect_bbox_aug, BboxAug};
+use super::device;
 use crate::config::Config;
 use crate::data::datasets::Dataset;
 use crate::data::evaluation::{
@@ -113,6 +114,8 @@ pub fn compute_on_dataset(
             Some(aug) => im_detect_bbox_aug(model, aug, &batch.originals, device)?,
             None => model.detect(&batch.images.to_device(device))?,
         };
+        // As in the original: what a GPU still has to do belongs to the model's time.
+        device::synchronize(device);
         timer.toc();
         results.extend(batch.indices.iter().copied().zip(boxlists_to_device(&output, Device::Cpu)));
         progress.inc(batch.indices.len() as u64);

@@ -160,6 +160,9 @@ fn four_digits(value: f64) -> String {
     if value == 0.0 {
         return "0.0".to_owned();
     }
+    if !value.is_finite() {
+        return value.to_string().to_lowercase();
+    }
     let exponent = value.abs().log10().floor() as i32;
     if !(-4..4).contains(&exponent) {
         let text = format!("{value:.3e}");
@@ -225,6 +228,9 @@ mod tests {
             (12345.0, "1.234e+04"),
             (0.00001234, "1.234e-05"),
             (-0.5, "-0.5"),
+            (f64::INFINITY, "inf"),
+            (f64::NEG_INFINITY, "-inf"),
+            (f64::NAN, "nan"),
         ] {
             assert_eq!(four_digits(value), text);
         }
@@ -246,6 +252,8 @@ mod tests {
         let expect = |mean, deviation| [ExpectedResult("bbox".into(), "AP".into(), mean, deviation)];
         assert!(check_expected_results(&results, &expect(0.4, 0.1), 4.0).unwrap());
         assert!(!check_expected_results(&results, &expect(0.25, 0.25), 1.0).unwrap());
+        assert!(check_expected_results(&results, &expect(0.4, f64::INFINITY), 4.0).unwrap());
+        assert!(!check_expected_results(&results, &expect(f64::NAN, 0.1), 4.0).unwrap());
         let unknown = [ExpectedResult("segm".into(), "AP".into(), 0.0, 0.0)];
         let error = check_expected_results(&results, &unknown, 4.0).unwrap_err().to_string();
         assert!(error.contains("'segm AP'") && error.contains("bbox AP50"), "{error}");

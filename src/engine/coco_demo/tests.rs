@@ -73,6 +73,27 @@ fn heat_maps_are_set_side_by_side() {
     let pixel = |x: usize, y: usize| &montage.data[(y * 60 + x) * 3..][..3];
     assert_eq!((pixel(10, 10), pixel(40, 10), pixel(10, 40)), (&[0, 0, 128][..], &[128, 0, 0][..], &[0, 0, 128][..]));
     assert!(demo.create_mask_montage(&image, &predictions((61, 50))).is_err(), "there are no masks");
+    found.add_field("mask", Tensor::zeros([3, 1, 28, 28], (Kind::Uint8, Device::Cpu)));
+    let error = demo.create_mask_montage(&image, &found).expect_err("masks within boxes").to_string();
+    assert!(error.contains("[3, 1, 50, 61]"), "{error}");
+}
+
+/// 588 is 12 times 49, but 588 · (1 / 49) is less than 12.
+#[test]
+fn many_heat_maps_fit_beside_each_other() {
+    let with = |masks_per_dim| tiny(CocoDemoOptions { masks_per_dim, ..options() }, &[]);
+    let (demo, _folder) = with(49);
+    let image = image(588, 588);
+    let mut found = predictions((588, 588));
+    let masks = Tensor::zeros([3, 1, 588, 588], (Kind::Uint8, Device::Cpu));
+    let _ = masks.get(2).get(0).get(49 * 11).fill_(255);
+    found.add_field("mask", masks);
+    let montage = demo.create_mask_montage(&image, &found).expect("drawn");
+    assert_eq!(montage.size(), (588, 588));
+    let drawn = |x: usize, y: usize| montage.data[(y * 588 + x) * 3..][..3] == [128, 0, 0];
+    assert!(drawn(24, 11) && drawn(35, 11) && !drawn(36, 11) && !drawn(24, 10));
+    let (demo, _folder) = with(i64::MAX);
+    assert!(demo.create_mask_montage(&image, &found).is_err(), "nothing is that large");
 }
 
 #[test]

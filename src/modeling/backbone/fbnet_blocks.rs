@@ -47,6 +47,14 @@ pub fn divisible_by(width: i64, divisor: i64) -> i64 {
     (if multiples == 0 { divisor } else { multiples }) * divisor
 }
 
+fn ensure_widths(path: &ParamPath, input: i64, output: i64) -> Result<()> {
+    ensure!(
+        input > 0 && output > 0,
+        "{path} has {input} and {output} channels; widths come from MODEL.FBNET's architecture times SCALE_FACTOR"
+    );
+    Ok(())
+}
+
 /// The choices of [`conv_bn_relu`] besides channels.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvBnRelu {
@@ -69,10 +77,7 @@ pub struct ConvBnRelu {
 pub fn conv_bn_relu(path: &ParamPath, input: i64, output: i64, options: ConvBnRelu) -> Result<ConvNorm> {
     let ConvBnRelu { kernel, stride, group, relu, bn } = options;
     ensure!([1, 2, 4].contains(&stride), "{path} has stride {stride}; FBNet knows 1, 2 and 4");
-    ensure!(
-        input > 0 && output > 0,
-        "{path} has {input} and {output} channels; widths come from MODEL.FBNET's architecture times SCALE_FACTOR"
-    );
+    ensure_widths(path, input, output)?;
     ensure!(
         input % group == 0 && output % group == 0,
         "{path} has {input} and {output} channels, which {group} groups do not divide"
@@ -155,11 +160,19 @@ impl Block for Identity {
 }
 
 /// A convolution of a block that is a sequence, with the batch norm after it at the next index.
-fn indexed_conv(path: &ParamPath, at: i64, channels: (i64, i64), kernel: i64, stride: i64, relu: bool) -> ConvNorm {
+fn indexed_conv(
+    path: &ParamPath,
+    at: i64,
+    (input, output): (i64, i64),
+    kernel: i64,
+    stride: i64,
+    relu: bool,
+) -> Result<ConvNorm> {
+    ensure_widths(&path.sub(at), input, output)?;
     let config = ConvConfig { stride, padding: kernel / 2, bias: false, ..ConvConfig::default() };
-    let conv = Conv2d::new(&path.sub(at), channels.0, channels.1, kernel, config);
-    let norm = BatchNorm2d::new(&path.sub(at + 1), channels.1);
-    ConvNorm::new(conv, Some(Norm::Batch(norm)), relu)
+    let conv = Conv2d::new(&path.sub(at), input, output, kernel, config);
+    let norm = BatchNorm2d::new(&path.sub(at + 1), output);
+    Ok(ConvNorm::new(conv, Some(Norm::Batch(norm)), relu))
 }
 
 fn ensure_stride_1_or_2(path: &ParamPath, stride: i64) -> Result<()> {
@@ -178,8 +191,8 @@ impl CascadeConv3x3 {
     fn new(path: &ParamPath, input: i64, output: i64, stride: i64) -> Result<Self> {
         ensure_stride_1_or_2(path, stride)?;
         Ok(Self {
-            first: indexed_conv(path, 0, (input, input), 3, stride, true),
-            second: indexed_conv(path, 3, (input, output), 3, 1, false),
+            first: indexed_conv(path, 0, (input, input), 3, stride, true)?,
+            second: indexed_conv(path, 3, (input, output), 3, 1, false)?,
             residual: stride == 1 && input == output,
         })
     }
@@ -209,10 +222,10 @@ impl ShiftBlock5x5 {
     fn new(path: &ParamPath, input: i64, output: i64, expansion: f64, stride: i64) -> Result<Self> {
         ensure_stride_1_or_2(path, stride)?;
         let mid = divisible_by((input as f64 * expansion) as i64, 8);
-        let expand = indexed_conv(path, 0, (input, mid), 1, 1, true);
+        let expand = indexed_conv(path, 0, (input, mid), 1, 1, true)?;
         let kernel = path.sub(3).parameter("kernel", &[mid, 1, 5, 5], Init::Const(0.0)).set_requires_grad(false);
         kernel.shallow_clone().copy_(&Self::shifts(mid).to_device(path.device()));
-        let project = indexed_conv(path, 4, (mid, output), 1, 1, false);
+        let project = indexed_conv(path, 4, (mid, output), 1, 1, false)?;
         Ok(Self { expand, kernel, stride, project, residual: stride == 1 && input == output })
     }
 
@@ -278,6 +291,24 @@ mod tests {
         }
         let unknown = block(&Parameters::new(Device::Cpu).root(), "ir_k9", 8, 8, 1.0, 1, STYLE).err().unwrap();
         assert!(unknown.to_string().contains("ir_k7_sep_e6"), "{unknown}");
+    }
+
+    #[test]
+    fn widths_that_are_not_positive_are_refused() {
+        let _generator = generator();
+        let others = ["skip", "basic_block", "shift_5x5"];
+        for op in IRF.iter().map(|(name, _)| *name).chain(others) {
+            let root = || Parameters::new(Device::Cpu).root();
+            let build = |output, expansion| block(&root(), op, 8, output, expansion, 1, STYLE);
+            let mut cases = vec![(0, 3.0), (-8, 3.0)];
+            if op == "shift_5x5" {
+                cases.push((8, -3.0));
+            }
+            for (output, expansion) in cases {
+                let error = build(output, expansion).err().unwrap_or_else(|| panic!("{op} {output} {expansion}"));
+                assert!(error.to_string().contains("MODEL.FBNET"), "{error}");
+            }
+        }
     }
 
     #[test]
