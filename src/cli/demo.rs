@@ -24,7 +24,7 @@ use crate::data::transforms::RgbImage;
 use crate::engine::coco_demo::{read_upright_image, CocoDemo, CocoDemoOptions};
 use crate::ffi;
 use crate::utils::atomic_file::write_atomically;
-use crate::utils::miscellaneous::mkdir;
+use crate::utils::miscellaneous::{mkdir, say_error};
 
 const JPEG_QUALITY: u8 = 95;
 
@@ -111,7 +111,7 @@ pub fn demo(args: impl CommandLine, registries: &Registries) -> Result<()> {
         match one_image(&coco_demo, path, &picture_path) {
             Ok(found) => detections.extend(found),
             Err(error) => {
-                eprintln!("error: {error:#}");
+                say_error(format_args!("error: {error:#}"));
                 failed.push(path.display().to_string());
             }
         }

@@ -31,7 +31,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::Once;
 
-use anyhow::Result;
+use anyhow::{anyhow, Error, Result};
 
 pub use args::{parse, BackendArgs, ConfigArgs, DistributedArgs, Switch};
 pub use benchmark::benchmark;
@@ -46,19 +46,25 @@ pub use train_net::train_net;
 
 use crate::ffi::system::exit_now;
 use crate::utils::comm::{end_with_error, get_world_size, leave_with_error};
-use crate::utils::miscellaneous::panic_message;
+use crate::utils::miscellaneous::{panic_message, say_error};
+use crate::utils::out_of_memory;
 
 /// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage). Of several
-/// processes each says its rank; the error is also left in the file that `TORCHELASTIC_ERROR_FILE` names.
+/// processes each says its rank; the error is also left in the file that `TORCHELASTIC_ERROR_FILE` names. A panic is a bug
+/// (code 101), but for libtorch's when it gets no memory: that is an error like others.
 pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
     install_panic_hook();
     let error = match catch_unwind(AssertUnwindSafe(program)) {
         Ok(Ok(())) => return ExitCode::SUCCESS,
         Ok(Err(error)) => error,
         Err(panic) => {
-            // The hook has printed it.
-            leave_with_error(&format!("internal error: {}", panic_message(panic.as_ref())));
-            exit_now(101);
+            let message = panic_message(panic.as_ref());
+            if !out_of_memory::is_out_of_memory(&message) {
+                // The hook has printed it.
+                leave_with_error(&format!("internal error: {message}"));
+                exit_now(101);
+            }
+            anyhow!(message)
         }
     };
     if let Some(usage) = error.downcast_ref::<clap::Error>() {
@@ -67,26 +73,48 @@ pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
         return ExitCode::from(usage.exit_code() as u8);
     }
     if let Some(failure) = error.downcast_ref::<launch::JobFailed>() {
-        eprintln!("error: {failure}");
+        say_error(format_args!("error: {failure}"));
         return ExitCode::from(failure.status);
     }
-    let message = format!("{error:#}");
+    let message = in_words(&error);
     if get_world_size() > 1 {
         end_with_error(&message);
     }
-    eprintln!("error: {message}");
+    say_error(format_args!("error: {message}"));
     leave_with_error(&message);
     ExitCode::FAILURE
 }
 
-/// A panic is a bug: says so in a few words instead of the language's own message.
+/// The error with what led to it; where memory is missing, with what to do about it.
+fn in_words(error: &Error) -> String {
+    let Some(explained) = out_of_memory::explain(&error.root_cause().to_string()) else { return format!("{error:#}") };
+    let mut words: Vec<String> = error.chain().map(ToString::to_string).collect();
+    words.pop();
+    // The iteration, for example, is in both.
+    words.retain(|context| !explained.contains(context));
+    words.push(explained);
+    words.join(": ")
+}
+
+/// A panic is a bug: says so in a few words instead of the language's own message. Where it is a lack of memory,
+/// [`exit_code`] says so; only that of another thread may be known to nobody else.
 fn install_panic_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         std::panic::set_hook(Box::new(|info| {
             let place = info.location().map_or(String::new(), |l| format!(" ({}:{})", l.file(), l.line()));
-            eprintln!("internal error{place}: {}", panic_message(info.payload()));
-            eprintln!("This is a bug of maskrcnn-benchmark; please report it with the command and its log.");
+            let message = panic_message(info.payload());
+            if out_of_memory::is_out_of_memory(&message) {
+                let thread = std::thread::current();
+                if let Some(name) = thread.name().filter(|&name| name != "main") {
+                    say_error(format_args!("thread {name}: {message}"));
+                }
+                return;
+            }
+            say_error(format_args!("internal error{place}: {message}"));
+            say_error(format_args!(
+                "This is a bug of maskrcnn-benchmark; please report it with the command and its log."
+            ));
         }));
     });
 }

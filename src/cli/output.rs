@@ -4,6 +4,7 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 
 use crate::ffi::system::exit_now;
+use crate::utils::miscellaneous::say_error;
 
 /// Prints a line on stdout. Unlike with `println!`, a reader that has seen enough (`| head`) is no error: the program
 /// goes on with what else it has to do.
@@ -18,7 +19,7 @@ pub(super) use say;
 pub(super) fn say_line(line: Arguments) {
     match writeln!(std::io::stdout().lock(), "{line}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            eprintln!("error: cannot write to stdout: {error}");
+            say_error(format_args!("error: cannot write to stdout: {error}"));
             exit_now(1);
         }
         _ => {}

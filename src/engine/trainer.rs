@@ -163,15 +163,12 @@ fn step(
 /// Computes the gradients of `loss`; with a reducer, their means over the processes.
 ///
 /// # Errors
-/// A process of the job is lost, or a parameter did not take part in the loss.
+/// There is not enough memory, a process of the job is lost, or a parameter did not take part in the loss.
 pub fn backward(loss: &Tensor, reducer: Option<&mut Reducer>) -> Result<()> {
-    let Some(reducer) = reducer else {
-        loss.backward();
-        return Ok(());
-    };
+    let run = || loss.f_backward().map_err(|error| anyhow!(without_backtrace(&error.to_string()).replace('\n', " ")));
+    let Some(reducer) = reducer else { return run() };
     reducer.prepare_for_backward()?;
-    let run = loss.f_backward().map_err(|error| anyhow!(without_backtrace(&error.to_string()).replace('\n', " ")));
-    comm::explain("averaging the gradients", run)?;
+    comm::explain("averaging the gradients", run())?;
     reducer.check_finalized()
 }
 
@@ -269,11 +266,21 @@ fn save_at_signal(state: &TrainingState, signal: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::utils::out_of_memory::is_out_of_memory;
 
     #[test]
     fn the_terms_are_added_up() {
         let losses = [("loss_classifier", 1.5), ("loss_mask", 0.5)];
         let losses: Losses = losses.iter().map(|(name, value)| (name.to_string(), Tensor::from(*value))).collect();
         assert_eq!(total(&losses).double_value(&[]), 2.0);
+    }
+
+    /// The gradient of what is one number many times has no place in any memory.
+    #[test]
+    fn gradients_without_memory_are_an_error() {
+        let x = Tensor::ones([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let loss = x.expand([1 << 50], false).narrow(0, 0, 1).sum(Kind::Float);
+        let error = backward(&loss, None).expect_err("too much").to_string();
+        assert!(is_out_of_memory(&error) && !error.contains("frame #"), "{error}");
     }
 }

@@ -10,7 +10,7 @@ mod watchdog;
 
 pub(super) use end::{announce_stop, finish_stop};
 pub use end::{destroy_process_group, end_with_error, leave_with_error};
-pub use phase::{all_reduce_wait, begin_iteration, enter, iteration, Phase};
+pub use phase::{all_reduce_wait, begin_iteration, enter, iteration, whereabouts, Phase};
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc, Mutex, PoisonError};
@@ -25,6 +25,7 @@ use self::lookout::Lookout;
 use self::phase::{gradients_computed, waiting};
 use self::signs::{Signs, SILENCE};
 use super::fault;
+use super::out_of_memory::is_out_of_memory;
 use super::rendezvous::Topology;
 use crate::ffi::{on_uncaught_exception, ProcessGroup, Reducer};
 
@@ -125,11 +126,12 @@ pub fn describe() -> Option<String> {
 /// # Errors
 /// `result`'s, with context.
 pub fn explain<T>(what: &str, result: Result<T>) -> Result<T> {
-    let Some(job) = job() else { return result };
-    if result.is_ok() {
-        return result;
-    }
+    let (Some(job), Err(error)) = (job(), &result) else { return result };
     let Topology { rank, world_size, .. } = job.topology;
+    if is_out_of_memory(&error.root_cause().to_string()) {
+        // The reason is here, and the others learn it when this process ends.
+        return result.with_context(|| format!("rank {rank} of {world_size}: {what} failed"));
+    }
     job.tells_as(Teller::Main);
     let cause = job.cause();
     result.with_context(|| format!("rank {rank} of {world_size}: {what} failed; {cause}"))

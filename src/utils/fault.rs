@@ -1,7 +1,8 @@
 //! Fault points: places where a test can kill a process of a job or hold it up.
 //!
-//! The variable `MRB_FAULT` holds `RANK:POINT:ITERATION:kill` (the process ends as by `kill -9`) or
-//! `RANK:POINT:ITERATION:sleep=SECONDS`; several are separated by commas. A point is the name of a
+//! The variable `MRB_FAULT` holds `RANK:POINT:ITERATION:kill` (the process ends as by `kill -9`),
+//! `RANK:POINT:ITERATION:exhaust` (libtorch is asked for more memory than there can be; not in `all-reduce`, which C++
+//! calls) or `RANK:POINT:ITERATION:sleep=SECONDS`; several are separated by commas. A point is the name of a
 //! [`Phase`](super::comm::Phase), reached when the phase begins; or `checkpoint file`, in the middle of writing one; or
 //! `gather of known lengths`, between the two messages of a gather. A job that a launcher has started again
 //! (`TORCHELASTIC_RESTART_COUNT` above 0) has no faults.
@@ -26,6 +27,7 @@ mod enabled {
 
     use anyhow::{Context, Result};
     use signal_hook::consts::SIGKILL;
+    use tch::{Device, Kind, Tensor};
 
     use crate::ffi::system::send_signal;
     use crate::utils::comm::{get_rank, iteration};
@@ -50,6 +52,7 @@ mod enabled {
                         let _ = send_signal(std::process::id(), SIGKILL);
                         std::thread::sleep(Duration::from_secs(60));
                     }
+                    Action::Exhaust => drop(Tensor::zeros([1 << 60], (Kind::Uint8, Device::Cpu))),
                     Action::Sleep(time) => std::thread::sleep(time),
                 }
             }
@@ -67,6 +70,7 @@ mod enabled {
     #[derive(Debug, PartialEq)]
     enum Action {
         Kill,
+        Exhaust,
         Sleep(Duration),
     }
 
@@ -79,11 +83,12 @@ mod enabled {
                 let action = match action.strip_prefix("sleep=") {
                     Some(seconds) => Action::Sleep(Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?),
                     None if action == "kill" => Action::Kill,
+                    None if action == "exhaust" => Action::Exhaust,
                     None => return None,
                 };
                 fields.next().is_none().then_some(Self { rank, point, iteration, action })
             };
-            parse().with_context(|| format!("{text:?} is not RANK:POINT:ITERATION:kill or …:sleep=SECONDS"))
+            parse().with_context(|| format!("{text:?} is not RANK:POINT:ITERATION:kill, …:exhaust or …:sleep=SECONDS"))
         }
     }
 
@@ -97,6 +102,7 @@ mod enabled {
             let expected = Fault { rank: 1, point: "data loading".into(), iteration: 20, action: sleep };
             assert_eq!(Fault::parse("1:data loading:20:sleep=1.5").unwrap(), expected);
             assert_eq!(Fault::parse("0:gather:0:kill").unwrap().action, Action::Kill);
+            assert_eq!(Fault::parse("0:forward:1:exhaust").unwrap().action, Action::Exhaust);
             for wrong in
                 ["", "1:forward:2", "x:forward:2:kill", "1:forward:2:stop", "1:forward:2:kill:", "0:a:0:sleep=-1"]
             {

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod logger;
 pub mod metric_logger;
 pub mod miscellaneous;
+pub mod out_of_memory;
 pub mod progress;
 pub mod rendezvous;
 pub mod termination;

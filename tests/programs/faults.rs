@@ -41,6 +41,21 @@ fn survives(victim: usize, point: &str, at: i64, iteration: i64) {
     assert_eq!(entry(&last_checkpoint(output), "iteration").as_int(), Some(iteration));
 }
 
+/// An error as others: the one says what to do, the other that it was not the reason.
+#[test]
+fn a_process_without_memory_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let ended = start("1:forward:3:exhaust", folder.path(), &["--dist-timeout", "60"], &[]).map(ends);
+    let [other, failed] = ended.map(|output| (output.status.code(), stderr(&output)));
+    assert_eq!((other.0, failed.0), (Some(1), Some(1)), "{}\n{}", other.1, failed.1);
+    assert!(failed.1.contains("error: [rank 1] DefaultCPUAllocator: can't allocate memory"), "{}", failed.1);
+    assert!(failed.1.contains("in iteration 3, forward. Less memory is needed"), "{}", failed.1);
+    assert!(other.1.contains("error: [rank 0] "), "{}", other.1);
+    assert!(other.1.contains("rank 1 has failed: DefaultCPUAllocator: can't allocate memory"), "{}", other.1);
+    assert_eq!(other.1.matches("Less memory").count(), 1, "{}", other.1);
+    assert_eq!(entry(&last_checkpoint(folder.path()), "iteration").as_int(), Some(2));
+}
+
 #[test]
 fn a_process_killed_while_it_loads_data_is_named() {
     survives(1, "data loading", 3, 2);

@@ -10,6 +10,7 @@ use super::phase::Here;
 use super::signs::{Event, Signs, SILENCE};
 use super::{get_rank, job, Job, JOB};
 use crate::utils::atomic_file::write_atomically;
+use crate::utils::miscellaneous::say_error;
 use crate::utils::termination;
 
 /// Time that the host of the store gives the others to leave.
@@ -79,7 +80,7 @@ pub fn end_with_error(error: &str) -> ! {
 }
 
 fn tell_and_end(error: &str) -> ! {
-    eprintln!("error: [rank {}] {error}", get_rank());
+    say_error(format_args!("error: [rank {}] {error}", get_rank()));
     leave_with_error(error);
     // Without destructors: threads of libtorch may still wait for other processes.
     termination::end(1)

@@ -94,6 +94,12 @@ pub fn iteration() -> i64 {
     here().iteration
 }
 
+/// The phase that this process is in, and the iteration and the phase in words (`iteration 5, forward`).
+pub fn whereabouts() -> (Phase, String) {
+    let here = Here::now();
+    (here.phase, here.place())
+}
+
 /// This process begins a phase.
 pub fn enter(phase: Phase) {
     {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::phase::Here;
 use super::signs::{last_sign, place, AllSigns, Sign, Signs, SILENCE};
+use crate::utils::miscellaneous::say_error;
 
 /// Processes that a message names at most.
 const NAMED: usize = 8;
@@ -30,7 +31,7 @@ impl Watchdog {
         match self.warning(signs) {
             // Only rank 0 has a log.
             Some(warning) if signs.rank == 0 => log::warn!("{warning}"),
-            Some(warning) => eprintln!("[rank {}] WARNING: {warning}", signs.rank),
+            Some(warning) => say_error(format_args!("[rank {}] WARNING: {warning}", signs.rank)),
             None => {}
         }
     }
