@@ -45,6 +45,9 @@ impl ConfigArgs {
     }
 }
 
+/// The longest time to wait for anything, in seconds; clocks end somewhere.
+const A_YEAR: u64 = 365 * 24 * 3600;
+
 /// How a process finds the others of its job, beside what the environment says.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DistributedArgs {
@@ -53,12 +56,14 @@ pub struct DistributedArgs {
     pub local_rank: Option<usize>,
 
     /// How long to wait for the other processes, at the start and in every step together.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800,
+          value_parser = clap::value_parser!(u64).range(1..=A_YEAR))]
     pub dist_timeout: u64,
 
     /// Names the processes for which the others have waited this long, with their iteration and phase (at the start
     /// after 10 seconds already); 0: never.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120,
+          value_parser = clap::value_parser!(u64).range(..=A_YEAR))]
     pub slow_after: u64,
 }
 
@@ -151,6 +156,25 @@ pub fn parse<T: Parser>(args: impl CommandLine) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Member {
+        #[command(flatten)]
+        distributed: DistributedArgs,
+    }
+
+    #[test]
+    fn times_to_wait_have_an_end() {
+        let member = |option: &str, seconds: &str| parse::<Member>(["member", option, seconds].map(Into::into));
+        for (option, wrong) in
+            [("--dist-timeout", "0"), ("--dist-timeout", "31536001"), ("--slow-after", "18446744073709551615")]
+        {
+            let error = member(option, wrong).expect_err("out of range").to_string();
+            assert!(error.contains(option) && error.contains("31536000"), "{error}");
+        }
+        assert_eq!(member("--slow-after", "0").unwrap().distributed.slow_after(), None);
+        assert_eq!(member("--dist-timeout", "31536000").unwrap().distributed.timeout().as_secs(), 31_536_000);
+    }
 
     #[derive(Debug, Parser)]
     struct Program {

@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use super::{parse, CommandLine};
 use crate::ffi::system::send_signal_to_group;
+use crate::utils::miscellaneous::say_error;
 use crate::utils::rendezvous::DEFAULT_PORT;
 
 /// Time that processes have to save and end after a signal, before they are killed.
@@ -73,7 +74,12 @@ pub(super) struct JobFailed {
 /// that of the first one.
 pub fn launch(args: impl CommandLine) -> Result<()> {
     let args: Args = parse(args)?;
-    ensure!(args.node_rank < args.nnodes, "--node_rank {} does not exist: --nnodes is {}", args.node_rank, args.nnodes);
+    let Args { nnodes, node_rank, nproc_per_node, .. } = args;
+    ensure!(node_rank < nnodes, "--node_rank {node_rank} does not exist: --nnodes is {nnodes}");
+    ensure!(
+        nnodes.checked_mul(nproc_per_node).is_some(),
+        "--nnodes {nnodes} times --nproc_per_node {nproc_per_node} are more processes than can be counted"
+    );
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot watch for SIGINT and SIGTERM")?;
     let mut attempt = 0;
     loop {
@@ -90,7 +96,7 @@ pub fn launch(args: impl CommandLine) -> Result<()> {
             return Err(failure.into());
         }
         attempt += 1;
-        eprintln!("launch: {failure}; restart {attempt} of {}", args.max_restarts);
+        say_error(format_args!("launch: {failure}; restart {attempt} of {}", args.max_restarts));
     }
 }
 
@@ -123,13 +129,7 @@ impl Job {
         };
         let mut job = Self { processes: Vec::new() };
         for local_rank in 0..args.nproc_per_node {
-            match Process::start(args, attempt, port, local_rank) {
-                Ok(process) => job.processes.push(process),
-                Err(error) => {
-                    job.kill();
-                    return Err(error);
-                }
-            }
+            job.processes.push(Process::start(args, attempt, port, local_rank)?);
         }
         Ok(job)
     }
@@ -177,7 +177,7 @@ impl Job {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        for output in self.processes.into_iter().flat_map(|process| process.output) {
+        for output in self.processes.iter_mut().flat_map(|process| process.output.drain(..)) {
             // Such a thread only copies; its panic has been reported.
             let _ = output.join();
         }
@@ -223,11 +223,15 @@ impl Process {
             // What the machine's own name resolves to may be unreachable.
             set_default(&mut command, "GLOO_SOCKET_IFNAME", "lo".into());
         }
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
-        let mut output = Vec::new();
-        output.extend(child.stdout.take().map(|from| pass_on(from, std::io::stdout(), rank)));
-        output.extend(child.stderr.take().map(|from| pass_on(from, std::io::stderr(), rank)));
-        Ok(Self { rank, child, output, ended: false, group_ended: false })
+        let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        let mut process = Self { rank, child, output: Vec::new(), ended: false, group_ended: false };
+        if let Some(from) = process.child.stdout.take() {
+            process.output.push(pass_on(from, std::io::stdout(), rank)?);
+        }
+        if let Some(from) = process.child.stderr.take() {
+            process.output.push(pass_on(from, std::io::stderr(), rank)?);
+        }
+        Ok(process)
     }
 
     /// The status of a process that has ended since the last look.
@@ -236,6 +240,16 @@ impl Process {
         self.ended |= status.is_some();
         self.group_ended |= self.ended && send_signal_to_group(self.child.id(), 0).is_err();
         Ok(status)
+    }
+}
+
+impl Drop for Process {
+    /// Nothing that runs is left behind, whatever ends the job.
+    fn drop(&mut self) {
+        if !self.ended {
+            // It may have ended just now.
+            let _ = send_signal_to_group(self.child.id(), SIGKILL);
+        }
     }
 }
 
@@ -262,8 +276,8 @@ fn free_port() -> std::io::Result<u16> {
 }
 
 /// Copies lines with the rank in front, until the process closes its end.
-fn pass_on(from: impl Read + Send + 'static, mut to: impl Write + Send + 'static, rank: u32) -> JoinHandle<()> {
-    std::thread::spawn(move || {
+fn pass_on(from: impl Read + Send + 'static, mut to: impl Write + Send + 'static, rank: u32) -> Result<JoinHandle<()>> {
+    let copy = move || {
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
         loop {
@@ -279,6 +293,10 @@ fn pass_on(from: impl Read + Send + 'static, mut to: impl Write + Send + 'static
             // Whoever closed our output does not want it; the process must not be held up by a full pipe.
             let _ = to.write_all(&line).and_then(|()| to.flush());
         }
+    };
+    let thread = std::thread::Builder::new().name(format!("output of rank {rank}")).spawn(copy);
+    thread.with_context(|| {
+        format!("the system gives no thread for the output of rank {rank}: set --nproc_per_node lower")
     })
 }
 

@@ -48,6 +48,11 @@ pub(super) fn join_job(device: &str, distributed: &DistributedArgs, backend: &Ba
     Ok(chosen)
 }
 
+/// Seeds libtorch's default generators, each process of a job differently.
+pub(super) fn seed_generator(seed: u64) {
+    tch::manual_seed(seed.wrapping_add(get_rank() as u64) as i64);
+}
+
 /// A program that has its configuration, its log and its seed.
 pub(super) struct Program {
     pub(super) cfg: Config,
@@ -90,7 +95,7 @@ impl Program {
         let seed = comm::broadcast_number(args.seed.unwrap_or_else(draw_seed))?;
         let how = if args.seed.is_some() { "given" } else { "drawn" };
         log::info!(target: TARGET, "Seed: {seed} ({how})");
-        tch::manual_seed(seed.wrapping_add(get_rank() as u64) as i64);
+        seed_generator(seed);
         Ok(Self { cfg, device, seed, seed_given: args.seed.is_some(), output_dir })
     }
 

@@ -21,6 +21,9 @@ use crate::structures::{Flip, Keypoints};
 use crate::utils::atomic_file::write_atomically;
 use crate::utils::miscellaneous::mkdir;
 
+/// Worker threads of a process that a slip of the pen goes beyond, not a machine.
+const MAX_WORKERS: i64 = 1024;
+
 /// What decides how data are loaded, beside the configuration.
 #[derive(Clone)]
 pub struct LoaderOptions<'a> {
@@ -127,9 +130,10 @@ fn make_loader(
         (Order::OnePass(batches), len)
     };
     let (transforms, collator) = from_image_to_batch(cfg, options)?;
-    let workers = usize::try_from(cfg.dataloader.num_workers).context("DATALOADER.NUM_WORKERS cannot be negative")?;
+    let workers = cfg.dataloader.num_workers;
+    ensure!((0..=MAX_WORKERS).contains(&workers), "DATALOADER.NUM_WORKERS is {workers}, not from 0 to {MAX_WORKERS}");
     let seed = state.seed.wrapping_add(options.rank as u64);
-    Ok(DataLoader::new(dataset, transforms, collator, order, len, workers, seed).with_state(state))
+    Ok(DataLoader::new(dataset, transforms, collator, order, len, workers as usize, seed).with_state(state))
 }
 
 /// What happens to an image before its batch is put together, and how that is done.

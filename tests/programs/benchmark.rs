@@ -76,7 +76,8 @@ fn training_is_timed_with_two_processes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("report.json");
     let mut command = launch(&[], &["benchmark", "--scaling", "3", "--warmup", "1", "--json"]);
-    command.arg(&file).args(arguments(folder.path(), &[], &["SOLVER.MAX_ITER", "100"]));
+    let seed = ["--seed", "18446744073709551615"];
+    command.arg(&file).args(arguments(folder.path(), &seed, &["SOLVER.MAX_ITER", "100"]));
     let text = succeeds(&mut command);
     assert!(text.contains("2 processes, 1 threads and 1 images each, medians of 3 steps"), "{text}");
     let report = report(&file);
@@ -116,6 +117,20 @@ fn wrong_arguments_are_named() {
     assert!(error.contains("800x1066"), "{error}");
     let error = fails(&mut benchmark(&["--image", "/nowhere/image.jpg"]), 1);
     assert!(error.contains("/nowhere/image.jpg"), "{error}");
+    let error = fails(&mut benchmark(&["--scaling", "4294967295"]), 2);
+    assert!(error.contains("--scaling") && error.contains("1000000"), "{error}");
+    for option in [&["--seed", "1"][..], &["--tf32", "on"], &["--deterministic"]] {
+        let error = fails(&mut benchmark(&[&["--loading"], option].concat()), 2);
+        assert!(error.contains("'--loading' cannot be used with") && error.contains(option[0]), "{error}");
+    }
+}
+
+#[test]
+fn an_image_that_no_memory_holds_is_an_error() {
+    let error = fails(&mut benchmark(&["--image-size", "10000000x10000000"]), 1);
+    assert!(error.starts_with("error: DefaultCPUAllocator: can't allocate memory"), "{error}");
+    assert!(error.contains("on the CPU. Less memory is needed with smaller values of "), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
 }
 
 #[test]

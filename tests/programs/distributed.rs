@@ -134,6 +134,34 @@ fn launch_ends_the_others_when_one_dies() {
     assert!(error.contains("cannot start /nowhere/program"), "{error}");
 }
 
+/// The system has no room for a thread's stack of 2^50 bytes; the process that is started by then must not stay.
+#[test]
+fn launch_leaves_nothing_behind_when_it_cannot_start_all() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mark = format!("MRB_TEST_MARK={}", folder.path().display());
+    let mut command = shells(&[], "exec sleep 600");
+    command.env("RUST_MIN_STACK", (1u64 << 50).to_string()).env("MRB_TEST_MARK", folder.path());
+    let error = fails(&mut command, 1);
+    assert!(error.contains("no thread for the output of rank 0") && error.contains("--nproc_per_node"), "{error}");
+    let is_left = || {
+        let processes = std::fs::read_dir("/proc").expect("the processes").flatten();
+        let environments = processes.filter_map(|entry| std::fs::read(entry.path().join("environ")).ok());
+        environments.into_iter().any(|text| text.windows(mark.len()).any(|part| part == mark.as_bytes()))
+    };
+    let begin = Instant::now();
+    while is_left() && begin.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!is_left(), "a process is left");
+}
+
+#[test]
+fn more_processes_than_can_be_counted_are_refused() {
+    let options = ["--nnodes", "65536", "--nproc_per_node", "65536"];
+    let error = fails(Command::new(env!("CARGO_BIN_EXE_launch")).args(options).arg("true"), 1);
+    assert!(error.contains("--nnodes 65536 times --nproc_per_node 65536"), "{error}");
+}
+
 #[test]
 fn launch_ends_what_the_processes_have_started() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -1,7 +1,8 @@
 //! What a user can get wrong: one clear message and a status that is not 0.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use super::jobs::launch;
 use super::support::{fails, program};
 
 fn train_net_fails(overrides: &[&str]) -> String {
@@ -96,6 +97,65 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     drop(reader);
     let output = Command::new(env!("CARGO_BIN_EXE_collect_env")).stdout(writer).output().expect("collect_env");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// libtorch asks for more than there can be, in a call that panics: where it was is said, and what asks for less.
+#[test]
+fn a_lack_of_memory_is_no_bug() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let report = folder.path().join("error.json");
+    let training = "SOLVER.IMS_PER_BATCH (and rates to fit), INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN";
+    let testing = "TEST.IMS_PER_BATCH, INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST";
+    for (name, point, place, keys) in [
+        ("train_net", "forward:2", "iteration 2, forward", training),
+        ("train_net", "testing:4", "iteration 4, testing", testing),
+        ("test_net", "testing:0", "testing", testing),
+    ] {
+        let mut command = program(name, folder.path(), &[], &[]);
+        command.env("MRB_FAULT", format!("0:{point}:exhaust")).env("TORCHELASTIC_ERROR_FILE", &report);
+        let error = fails(&mut command, 1);
+        assert!(error.starts_with("error: DefaultCPUAllocator: can't allocate memory"), "{error}");
+        assert!(error.contains(&format!("; this was on the CPU, in {place}. ")) && error.contains(keys), "{error}");
+        let report = std::fs::read_to_string(&report).expect("the file for the agent");
+        assert!(report.contains(keys) && !report.contains("frame #"), "{report}");
+    }
+    let error = train_net_fails(&["MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", "1000000000000"]);
+    assert!(error.contains("can't allocate memory") && error.contains("a smaller model"), "{error}");
+}
+
+/// Whoever reads stderr may be gone before the program: it still ends as it would, and what it leaves is there.
+#[test]
+fn messages_that_nobody_reads_change_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let report = folder.path().join("error.json");
+    let status = |command: &mut Command| {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        command.stdout(Stdio::null()).stderr(writer).status().expect("the program").code()
+    };
+    // The second one is a panic: this is no fault point.
+    for (overrides, fault, expected, text) in [
+        (&["DATASETS.TRAIN", "('coco_2099_train',)"][..], "", 1, "coco_2099_train"),
+        (&[], "nowhere", 101, "internal error: MRB_FAULT"),
+        (&[], "0:forward:1:exhaust", 1, "can't allocate memory"),
+    ] {
+        let mut command = program("train_net", folder.path(), &["--skip-test"], overrides);
+        command.env("MRB_FAULT", fault).env("TORCHELASTIC_ERROR_FILE", &report);
+        assert_eq!(status(&mut command), Some(expected), "{text}");
+        let report = std::fs::read_to_string(&report).expect("the file for the agent");
+        assert!(report.contains(text), "{report}");
+    }
+    let script = "[ $TORCHELASTIC_RESTART_COUNT = 1 ]";
+    assert_eq!(status(&mut launch(&["--max-restarts", "1"], &["sh", "-c", script])), Some(0));
+    assert_eq!(status(&mut launch(&[], &["sh", "-c", "exit 7"])), Some(7));
+}
+
+#[test]
+fn more_loader_threads_than_any_machine_has_are_refused() {
+    for number in ["-1", "1025", "10000000000"] {
+        let error = train_net_fails(&["DATALOADER.NUM_WORKERS", number]);
+        assert!(error.contains(&format!("DATALOADER.NUM_WORKERS is {number}, not from 0 to 1024")), "{error}");
+    }
 }
 
 #[test]

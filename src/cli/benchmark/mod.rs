@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 
 use self::report::{matrix_product_flops, Phases, Report};
 use self::training::Trainer;
-use super::setup::join_job;
+use super::setup::{join_job, seed_generator};
 use super::{parse, BackendArgs, CommandLine, ConfigArgs, DistributedArgs, Registries};
 use crate::checkpoint::DetectronCheckpointer;
 use crate::config::Config;
@@ -27,6 +27,9 @@ use crate::modeling::detector::{build_detection_model, GeneralizedRcnn};
 use crate::structures::{to_image_list, BoxList, ImageList, Masker};
 use crate::utils::atomic_file::write_atomically;
 use crate::utils::comm;
+
+/// The most runs of a kind; nobody waits for more.
+const MAX_RUNS: i64 = 1_000_000;
 
 /// Times the inference of a model on one image, or its training, phase by phase.
 ///
@@ -52,11 +55,11 @@ struct Args {
     training: bool,
 
     /// Timed runs.
-    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=MAX_RUNS))]
     runs: u32,
 
     /// Runs before them that do not count.
-    #[arg(long, value_name = "NUMBER", default_value_t = 2)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(..=MAX_RUNS))]
     warmup: u32,
 
     /// Threads of libtorch, instead of as many as there are cores (or OMP_NUM_THREADS).
@@ -65,7 +68,7 @@ struct Args {
 
     /// Times this many training steps on DATASETS.TRAIN and their communication; several processes train together.
     #[arg(long, value_name = "STEPS", conflicts_with_all = ["image", "image_size", "batch", "training"],
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = clap::value_parser!(u32).range(1..=MAX_RUNS))]
     scaling: Option<u32>,
 
     #[command(flatten)]
@@ -73,7 +76,8 @@ struct Args {
 
     /// Loads MODEL.WEIGHT again and again instead (random weights from a temporary file where it is empty): seconds, and
     /// memory beside the model.
-    #[arg(long, conflicts_with_all = ["image", "image_size", "batch", "training", "scaling"])]
+    #[arg(long, conflicts_with_all = ["image", "image_size", "batch", "training", "scaling", "deterministic", "tf32",
+          "channels_last", "seed"])]
     loading: bool,
 
     /// Also lists the operators that libtorch runs for a batch or a training step, and how often.
@@ -123,7 +127,7 @@ pub fn benchmark(args: impl CommandLine, registries: &Registries) -> Result<()> 
             device
         }
     };
-    tch::manual_seed((args.config.seed.unwrap_or(0) + comm::get_rank() as u64) as i64);
+    seed_generator(args.config.seed.unwrap_or(0));
     let parameters = Parameters::new(device);
     let model = args.backend.format(build_detection_model(&cfg, &parameters.root(), &registries.models)?)?;
     let checkpointer = DetectronCheckpointer::new(&cfg, &parameters, None);
