@@ -9,7 +9,9 @@ use tch::Tensor;
 use super::coco_target::{
     complete_fields, instances, keypoints, masks, number_of_values, without_keypoints, without_outline,
 };
-use super::{Annotation, CocoFile, Dataset, ImageEntry, ImageId, ImageInfo, Sample, TargetFields, BACKGROUND};
+use super::{
+    numbers_for_names, Annotation, CocoFile, Dataset, ImageEntry, ImageId, ImageInfo, Sample, TargetFields, BACKGROUND,
+};
 use crate::data::transforms::read_image;
 use crate::structures::{BoxList, Mode};
 
@@ -38,7 +40,7 @@ pub struct COCODataset {
     file: CocoFile,
     /// Positions in the file of the images kept, by id.
     kept: Vec<usize>,
-    ids: Vec<i64>,
+    ids: Vec<ImageId>,
     contiguous: HashMap<i64, i64>,
     fields: TargetFields,
 }
@@ -53,7 +55,7 @@ impl COCODataset {
         let file = CocoFile::read(ann_file)?;
         let wanted = |&at: &usize| !remove_images_without_annotations || has_valid_annotation(file.annotations(at));
         let kept: Vec<usize> = (0..file.images().len()).filter(wanted).collect();
-        let ids = kept.iter().map(|&at| file.images()[at].id).collect();
+        let ids = kept.iter().map(|&at| file.images()[at].id.clone()).collect();
         let contiguous = file.categories().iter().zip(1..).map(|(category, label)| (category.id, label)).collect();
         Ok(Self { root: root.to_owned(), file, kept, ids, contiguous, fields: TargetFields::ALL })
     }
@@ -64,8 +66,14 @@ impl COCODataset {
     }
 
     /// The ids of the images, ascending.
-    pub fn ids(&self) -> &[i64] {
+    pub fn ids(&self) -> &[ImageId] {
         &self.ids
+    }
+
+    /// The images' numbers in COCO's metrics, where the file has names for ids.
+    pub(crate) fn numbers_for_names(&self) -> Option<Vec<u64>> {
+        let numbers = numbers_for_names(self.file.images())?;
+        Some(self.kept.iter().map(|&at| numbers[at]).collect())
     }
 
     /// The annotation file.
@@ -179,7 +187,7 @@ impl Dataset for COCODataset {
 
     fn image_info(&self, index: usize) -> Result<ImageInfo> {
         let ImageEntry { id, file_name, width, height } = self.entry(index).clone();
-        Ok(ImageInfo { id: ImageId::Number(id), file_name, width, height })
+        Ok(ImageInfo { id, file_name, width, height })
     }
 
     fn image_path(&self, index: usize) -> PathBuf {

@@ -1,23 +1,24 @@
 //! Reading COCO annotation files: only what the program uses is kept, in single precision where the original computes
 //! in single precision.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context, Result};
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::json::{drop_unpaired, flag, integer, name};
+use super::json::{self, bbox, drop_unpaired, flag, image_id, integer, name, Float};
+use super::{ImageId, ImagePlaces};
 use crate::structures::rle::{self, Rle};
 
 /// An entry of `images`.
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct ImageEntry {
     /// The image's id.
-    #[serde(deserialize_with = "integer")]
-    pub id: i64,
+    #[serde(deserialize_with = "image_id")]
+    pub id: ImageId,
     /// The file, relative to the folder of the images.
     pub file_name: String,
     /// In pixels.
@@ -46,12 +47,13 @@ pub struct Annotation {
     #[serde(deserialize_with = "integer")]
     pub id: i64,
     /// The image it belongs to.
-    #[serde(deserialize_with = "integer")]
-    pub image_id: i64,
+    #[serde(deserialize_with = "image_id")]
+    pub image_id: ImageId,
     /// What it is, one of the file's categories.
     #[serde(deserialize_with = "integer")]
     pub category_id: i64,
     /// x, y, width, height.
+    #[serde(deserialize_with = "bbox")]
     pub bbox: [f64; 4],
     /// A crowd region: many instances in one, left out of training targets.
     #[serde(default, deserialize_with = "flag")]
@@ -60,7 +62,7 @@ pub struct Annotation {
     #[serde(default)]
     pub segmentation: Option<Segmentation>,
     /// x, y, visibility for each point; `None` where the file has no such key.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "keypoints")]
     pub keypoints: Option<Box<[f32]>>,
 }
 
@@ -71,7 +73,7 @@ pub enum Segmentation {
     Polygons(Box<[Box<[f32]>]>),
     /// Run lengths of a mask.
     Rle(Rle),
-    /// Run lengths that do not fit their size; why. Who needs the outline says so.
+    /// Run lengths that do not fit their size, or coordinates that are no numbers; why. Who needs the outline says so.
     Unreadable(String),
     /// A crowd region's, which is not kept: evaluation reads it from the file itself.
     Crowd,
@@ -107,7 +109,7 @@ impl CocoFile {
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).with_context(|| format!("cannot read annotation file {}", path.display()))?;
         let content =
-            serde_json::from_slice(&bytes).with_context(|| format!("{} is no COCO annotation file", path.display()))?;
+            json::from_slice(&bytes).with_context(|| format!("{} is no COCO annotation file", path.display()))?;
         drop(bytes);
         Self::check(path, content).with_context(|| format!("annotation file {}", path.display()))
     }
@@ -120,10 +122,9 @@ impl CocoFile {
         if let Some(id) = repeated(annotations.iter().map(|annotation| annotation.id)) {
             bail!("two annotations have the id {id}");
         }
-        images.sort_by_key(|image| image.id);
+        images.sort_by(|a, b| a.id.cmp(&b.id));
         if let Some(pair) = images.windows(2).find(|pair| pair[0].id == pair[1].id) {
-            let id = pair[0].id;
-            bail!("two images have the id {id}: {} and {}", pair[0].file_name, pair[1].file_name);
+            bail!("two images have the id {}: {} and {}", pair[0].id, pair[0].file_name, pair[1].file_name);
         }
         if let Some(image) = images.iter().find(|image| image.width <= 0 || image.height <= 0) {
             bail!("image {} ({}) has the size {}x{}", image.id, image.file_name, image.width, image.height);
@@ -136,21 +137,21 @@ impl CocoFile {
                 shortened(categories.iter().map(|category| category.id))
             );
         }
-        let position: HashMap<i64, usize> = images.iter().enumerate().map(|(at, image)| (image.id, at)).collect();
+        let places = ImagePlaces::new(&images);
         let all = annotations.len();
-        annotations.retain(|annotation| position.contains_key(&annotation.image_id));
+        annotations.retain(|annotation| places.place(&annotation.image_id).is_some());
         if annotations.len() < all {
             let lost = all - annotations.len();
             log::warn!("{}: {lost} annotations belong to images that the file does not list", path.display());
         }
-        annotations.sort_by_key(|annotation| position[&annotation.image_id]);
+        annotations.sort_by_cached_key(|annotation| places.place(&annotation.image_id));
         annotations.shrink_to_fit();
         for crowd in annotations.iter_mut().filter(|annotation| annotation.iscrowd) {
             crowd.segmentation = crowd.segmentation.is_some().then_some(Segmentation::Crowd);
         }
         let mut begin = vec![0; images.len() + 1];
-        for annotation in &annotations {
-            begin[position[&annotation.image_id] + 1] += 1;
+        for place in annotations.iter().filter_map(|annotation| places.place(&annotation.image_id)) {
+            begin[place + 1] += 1;
         }
         for image in 0..images.len() {
             begin[image + 1] += begin[image];
@@ -206,9 +207,14 @@ impl<'de> Deserialize<'de> for Segmentation {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Segmentation, A::Error> {
                 let mut polygons = Vec::new();
-                while let Some(mut polygon) = list.next_element::<Vec<f32>>()? {
+                let mut finite = true;
+                while let Some(mut polygon) = list.next_element::<Vec<Float>>()? {
                     drop_unpaired(&mut polygon);
-                    polygons.push(polygon.into_boxed_slice());
+                    finite &= polygon.iter().all(|Float(value)| value.is_finite());
+                    polygons.push(polygon.into_iter().map(|Float(value)| value as f32).collect());
+                }
+                if !finite {
+                    return Ok(Segmentation::Unreadable("a polygon has a coordinate that is no number".to_owned()));
                 }
                 Ok(Segmentation::Polygons(polygons.into()))
             }
@@ -219,7 +225,9 @@ impl<'de> Deserialize<'de> for Segmentation {
                     match key.as_str() {
                         "size" => size = Some(map.next_value::<[i64; 2]>()?),
                         "counts" => counts = Some(map.next_value::<Counts>()?),
-                        other => return Err(A::Error::unknown_field(other, &["size", "counts"])),
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
                     }
                 }
                 let [height, width] = size.ok_or_else(|| A::Error::missing_field("size"))?;
@@ -235,6 +243,11 @@ impl<'de> Deserialize<'de> for Segmentation {
     }
 }
 
+fn keypoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<[f32]>>, D::Error> {
+    let values = Option::<Vec<Float>>::deserialize(deserializer)?;
+    Ok(values.map(|values| values.into_iter().map(|Float(value)| value as f32).collect()))
+}
+
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
 enum Counts {
@@ -243,103 +256,4 @@ enum Counts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{json, Value};
-
-    fn read(content: &Value) -> Result<CocoFile> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("instances.json");
-        fs::write(&path, content.to_string()).unwrap();
-        CocoFile::read(&path)
-    }
-
-    fn message(content: &Value) -> String {
-        format!("{:#}", read(content).err().expect("an error"))
-    }
-
-    fn image(id: i64) -> Value {
-        json!({"id": id, "file_name": format!("{id}.jpg"), "width": 10, "height": 8, "license": 3})
-    }
-
-    fn annotation(id: i64, image: i64, category: i64) -> Value {
-        json!({"id": id, "image_id": image, "category_id": category, "bbox": [1, 2.5, 3, 4], "area": 12, "iscrowd": 0})
-    }
-
-    #[test]
-    fn annotations_are_found_by_image() {
-        let mut crowd = annotation(5, 9, 7);
-        crowd["iscrowd"] = json!(1);
-        crowd["segmentation"] = json!({"size": [8, 10], "counts": [1, 79]});
-        let mut outlined = annotation(2, 4, 1);
-        outlined["segmentation"] = json!([[0, 0, 5, 0, 5, 5.5], [1, 1, 2, 2, 3, 1]]);
-        let mut run = annotation(3, 4, 1);
-        run["segmentation"] = json!({"counts": [10, 70], "size": [8, 10]});
-        let content = json!({
-            "info": {"year": 2026},
-            "images": [image(9), image(4), image(6)],
-            "annotations": [crowd, outlined, annotation(1, 9, 1), run, annotation(8, 77, 1)],
-            "categories": [{"id": 7, "name": "cat", "supercategory": "animal"}, {"id": 1, "name": "dog"}],
-        });
-        let file = read(&content).unwrap();
-        let ids = |position| file.annotations(position).iter().map(|a| a.id).collect::<Vec<_>>();
-        assert_eq!(file.images().iter().map(|image| image.id).collect::<Vec<_>>(), [4, 6, 9]);
-        assert_eq!((ids(0), ids(1), ids(2)), (vec![2, 3], vec![], vec![5, 1]));
-        assert_eq!(file.annotations(2)[0].segmentation, Some(Segmentation::Crowd));
-        assert_eq!(file.annotations(2)[1].segmentation, None);
-        let Some(Segmentation::Polygons(polygons)) = &file.annotations(0)[0].segmentation else { panic!("polygons") };
-        assert_eq!(polygons[0][..], [0.0, 0.0, 5.0, 0.0, 5.0, 5.5]);
-        assert!(matches!(&file.annotations(0)[1].segmentation, Some(Segmentation::Rle(rle)) if rle.counts == [10, 70]));
-    }
-
-    /// Run lengths that do not fit their size.
-    fn long_run(iscrowd: i64) -> Value {
-        let mut long = annotation(31, 4, 1);
-        long["iscrowd"] = json!(iscrowd);
-        long["segmentation"] = json!({"size": [8, 10], "counts": [1, 200]});
-        long
-    }
-
-    #[test]
-    fn what_python_reads_is_read() {
-        let mut odd = annotation(30, 4, 1);
-        odd["segmentation"] = json!([[0, 0, 5, 0, 5, 5.5, 9]]);
-        odd["area"] = json!(null);
-        odd["image_id"] = json!("0004");
-        odd["category_id"] = json!(1.0);
-        let mut image = image(4);
-        image["id"] = json!("0004");
-        image["width"] = json!(10.0);
-        let categories = json!([{"id": "1", "name": 7}]);
-        let file = json!({"images": [image], "annotations": [odd, long_run(1)], "categories": categories});
-        let file = read(&file).unwrap();
-        assert_eq!((file.images()[0].id, file.images()[0].width), (4, 10));
-        assert_eq!(file.categories()[0].name, "7");
-        let Some(Segmentation::Polygons(polygons)) = &file.annotations(0)[0].segmentation else { panic!("polygons") };
-        assert_eq!(polygons[0][..], [0.0, 0.0, 5.0, 0.0, 5.0, 5.5]);
-        assert_eq!(file.annotations(0)[1].segmentation, Some(Segmentation::Crowd));
-    }
-
-    #[test]
-    fn errors_name_file_and_id() {
-        let categories = json!([{"id": 1, "name": "dog"}]);
-        let good = json!({"images": [image(4)], "annotations": [annotation(2, 4, 1)], "categories": categories});
-        assert!(read(&good).is_ok());
-        for (key, value, expected) in [
-            ("annotations", json!([annotation(31, 4, 99)]), "annotation 31 of image 4 has category 99"),
-            ("annotations", json!([annotation(31, 4, 1), annotation(31, 4, 1)]), "two annotations have the id 31"),
-            ("images", json!([image(4), image(4)]), "two images have the id 4: 4.jpg and 4.jpg"),
-            ("categories", json!([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "two categories have the id 1"),
-            ("annotations", json!([{"id": 31}]), "missing field `image_id`"),
-            ("images", json!([{"id": 4, "file_name": "a", "width": 0, "height": 5}]), "has the size 0x5"),
-        ] {
-            let mut bad = good.clone();
-            bad[key] = value;
-            let message = message(&bad);
-            assert!(message.contains(expected) && message.contains("instances.json"), "{message}");
-        }
-        assert!(message(&json!([1])).contains("no COCO annotation file"));
-        let missing = CocoFile::read(Path::new("no/such/file.json")).err().unwrap();
-        assert!(format!("{missing:#}").contains("cannot read annotation file no/such/file.json"));
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ mod coco_annotations;
 mod coco_target;
 mod concat_dataset;
 mod fields;
+mod image_places;
 pub(crate) mod json;
 mod registry;
 mod voc;
@@ -24,6 +25,7 @@ pub use coco::{has_valid_annotation, COCODataset};
 pub use coco_annotations::{Annotation, Category, CocoFile, ImageEntry, Segmentation};
 pub use concat_dataset::ConcatDataset;
 pub use fields::{DatasetOptions, TargetFields};
+pub(crate) use image_places::{numbers_for_names, ImagePlaces};
 pub use registry::{BuildDataset, DatasetRegistry};
 pub use voc::PascalVOCDataset;
 
@@ -51,7 +53,7 @@ pub struct Sample {
 pub enum ImageId {
     /// COCO's `id`.
     Number(i64),
-    /// The name of a VOC or Cityscapes image.
+    /// The name of a VOC or Cityscapes image, or an `id` of a COCO file that is text.
     Name(String),
 }
 

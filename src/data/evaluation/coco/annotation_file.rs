@@ -9,8 +9,8 @@ use hotcoco::types::{Annotation, Category, Image, Segmentation};
 use hotcoco::COCO;
 use serde::Deserialize;
 
-use crate::data::datasets::json::{drop_unpaired, flag, integer, Integer};
-use crate::data::datasets::{Category as CategoryEntry, ImageEntry};
+use crate::data::datasets::json::{self, bbox, drop_unpaired, flag, image_id, integer, optional_float, Float, Integer};
+use crate::data::datasets::{numbers_for_names, Category as CategoryEntry, ImageEntry, ImageId, ImagePlaces};
 
 #[derive(Deserialize)]
 struct Content {
@@ -26,16 +26,18 @@ struct Content {
 struct AnnotationEntry {
     #[serde(deserialize_with = "integer")]
     id: i64,
-    #[serde(deserialize_with = "integer")]
-    image_id: i64,
+    #[serde(deserialize_with = "image_id")]
+    image_id: ImageId,
     #[serde(deserialize_with = "integer")]
     category_id: i64,
+    #[serde(deserialize_with = "bbox")]
     bbox: [f64; 4],
+    #[serde(default, deserialize_with = "optional_float")]
     area: Option<f64>,
     #[serde(default, deserialize_with = "flag")]
     iscrowd: bool,
     segmentation: Option<Segmentation>,
-    keypoints: Option<Vec<f64>>,
+    keypoints: Option<Vec<Float>>,
     num_keypoints: Option<Integer>,
 }
 
@@ -46,7 +48,7 @@ struct AnnotationEntry {
 pub(super) fn read(path: &Path) -> Result<COCO> {
     let read = || -> Result<COCO> {
         let bytes = fs::read(path)?;
-        let content: Content = serde_json::from_slice(&bytes)?;
+        let content: Content = json::from_slice(&bytes)?;
         drop(bytes);
         Ok(COCO::from_dataset(content.into_dataset()?))
     };
@@ -55,17 +57,21 @@ pub(super) fn read(path: &Path) -> Result<COCO> {
 
 impl Content {
     fn into_dataset(self) -> Result<hotcoco::Dataset> {
-        let image = |entry: ImageEntry| {
+        let numbers = match numbers_for_names(&self.images) {
+            Some(numbers) => numbers,
+            None => self.images.iter().map(own_number).collect::<Result<_>>()?,
+        };
+        let places = ImagePlaces::new(&self.images);
+        let image = |(entry, number): (ImageEntry, &u64)| {
             let ImageEntry { id, file_name, width, height } = entry;
             let side =
                 |pixels| u32::try_from(pixels).with_context(|| format!("image {id} has the size {width}x{height}"));
-            Ok(Image {
-                id: u64::try_from(id).with_context(|| format!("an image has the negative id {id}"))?,
-                file_name,
-                width: side(width)?,
-                height: side(height)?,
-                ..Image::default()
-            })
+            Ok(Image { id: *number, width: side(width)?, height: side(height)?, file_name, ..Image::default() })
+        };
+        // Those of images that the file does not list are compared with nothing.
+        let annotation = |entry: AnnotationEntry| {
+            let number = places.place(&entry.image_id).map(|place| numbers[place])?;
+            Some(entry.into_annotation(number))
         };
         let category = |CategoryEntry { id, name }| {
             let number = u64::try_from(id).with_context(|| format!("category {name} has the negative id {id}"))?;
@@ -73,16 +79,21 @@ impl Content {
         };
         Ok(hotcoco::Dataset {
             info: None,
-            images: self.images.into_iter().map(image).collect::<Result<_>>()?,
-            annotations: self.annotations.into_iter().map(AnnotationEntry::into_annotation).collect::<Result<_>>()?,
+            images: self.images.into_iter().zip(&numbers).map(image).collect::<Result<_>>()?,
+            annotations: self.annotations.into_iter().filter_map(annotation).collect::<Result<_>>()?,
             categories: self.categories.into_iter().map(category).collect::<Result<_>>()?,
             licenses: Vec::new(),
         })
     }
 }
 
+fn own_number(image: &ImageEntry) -> Result<u64> {
+    let number = image.id.number().and_then(|id| u64::try_from(id).ok());
+    number.with_context(|| format!("an image has the negative id {}", image.id))
+}
+
 impl AnnotationEntry {
-    fn into_annotation(self) -> Result<Annotation> {
+    fn into_annotation(self, image_id: u64) -> Result<Annotation> {
         let number = |what: &str, value: i64| {
             u64::try_from(value).with_context(|| format!("annotation {} has the negative {what} {value}", self.id))
         };
@@ -93,13 +104,13 @@ impl AnnotationEntry {
         }
         Ok(Annotation {
             id: number("id", self.id)?,
-            image_id: number("image_id", self.image_id)?,
+            image_id,
             category_id: number("category_id", self.category_id)?,
             bbox: Some(self.bbox),
             area: self.area,
             segmentation,
             iscrowd: self.iscrowd,
-            keypoints: self.keypoints,
+            keypoints: self.keypoints.map(|values| values.into_iter().map(|Float(value)| value).collect()),
             num_keypoints: num_keypoints.map(u32::try_from).transpose()?,
             ..Annotation::default()
         })
@@ -156,15 +167,33 @@ mod tests {
     }
 
     #[test]
+    fn images_with_names_are_numbered_as_the_data_set_has_them() {
+        let image = |id: &str| json!({"id": id, "file_name": id, "width": 10, "height": 8});
+        let (mut second, mut lost) = (annotation(), annotation());
+        second["image_id"] = json!("b");
+        (lost["id"], lost["image_id"]) = (json!(9), json!("z"));
+        second["segmentation"] = json!({"format": "rle", "size": [8, 10], "counts": [1, 79]});
+        let content = json!({
+            "images": [image("c"), image("b"), image("a")],
+            "annotations": [second, lost],
+            "categories": [{"id": 2, "name": "dog"}],
+        });
+        let coco = read_json(&content).unwrap();
+        assert_eq!(coco.dataset.images.iter().map(|image| image.id).collect::<Vec<_>>(), [3, 2, 1]);
+        assert_eq!((coco.dataset.annotations.len(), coco.get_ann(1).unwrap().image_id), (1, 2));
+    }
+
+    #[test]
     fn what_the_metrics_need_must_be_there() {
         for (key, value, expected) in [
             ("id", json!(-5), "annotation -5 has the negative id -5"),
-            ("image_id", json!("four"), "\"four\""),
-            ("bbox", json!([1, 2]), "invalid length 2"),
+            ("image_id", json!(null), "annotations[0] (id 1), image_id: invalid type: null"),
+            ("bbox", json!([1, 2]), "annotations[0] (id 1), bbox: invalid length 2"),
         ] {
             let mut wrong = annotation();
             wrong[key] = value;
-            let error = read_json(&json!({"images": [], "annotations": [wrong]})).err().expect("an error");
+            let image = json!({"id": 4, "file_name": "4.jpg", "width": 10, "height": 8});
+            let error = read_json(&json!({"images": [image], "annotations": [wrong]})).err().expect("an error");
             let message = format!("{error:#}");
             assert!(message.contains(expected) && message.contains("instances.json"), "{message}");
         }

@@ -1,8 +1,8 @@
 //! What predictions are compared with, in COCO's form.
 
 use std::any::Any;
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{bail, ensure, Context, Result};
@@ -27,6 +27,8 @@ pub struct GroundTruthImage {
 pub struct CocoGroundTruth {
     annotations: Annotations,
     images: Vec<GroundTruthImage>,
+    /// The ids of images of a file that has names for them, by number.
+    names: HashMap<u64, String>,
     /// Category ids by label; the background (0) has none.
     categories: Vec<u64>,
     name: String,
@@ -47,17 +49,23 @@ impl CocoGroundTruth {
     pub fn of_dataset(dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
         let own: &dyn Any = dataset;
         match own.downcast_ref::<COCODataset>() {
-            Some(coco) => Self::of_file(coco.ann_file(), dataset),
+            Some(coco) => Self::of_file(coco, dataset),
             None => Self::of_targets(dataset),
         }
     }
 
-    fn of_file(file: &Path, dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
-        let ids = image_ids(dataset)?;
+    fn of_file(coco: &COCODataset, dataset: &dyn Dataset) -> Result<CocoGroundTruth> {
+        let (ids, mut names) = (image_ids(dataset)?, HashMap::new());
         if !all_differ(&ids) {
             bail!("{} has two images of the same id: it cannot be evaluated as a whole", dataset.describe());
         }
-        Self::new(Annotations::InFile { path: file.to_owned(), read: OnceLock::new() }, ids, dataset)
+        for (number, id) in ids.iter().zip(coco.ids()) {
+            if let ImageId::Name(name) = id {
+                names.insert(*number, name.clone());
+            }
+        }
+        let in_file = Annotations::InFile { path: coco.ann_file().to_owned(), read: OnceLock::new() };
+        Ok(CocoGroundTruth { names, ..Self::new(in_file, ids, dataset)? })
     }
 
     /// Reads the annotation file of a [`COCODataset`] and drops it again; other data sets have none.
@@ -114,7 +122,7 @@ impl CocoGroundTruth {
         };
         let images = ids.into_iter().enumerate().map(image).collect::<Result<Vec<_>>>()?;
         let categories = categories(dataset)?.into_iter().map(|(id, _)| id).collect();
-        Ok(CocoGroundTruth { annotations, images, categories, name: dataset.describe() })
+        Ok(CocoGroundTruth { annotations, images, names: HashMap::new(), categories, name: dataset.describe() })
     }
 
     /// The annotations.
@@ -132,6 +140,12 @@ impl CocoGroundTruth {
                 }
             },
         }
+    }
+
+    /// The id of an image as its annotation file has it.
+    pub(super) fn id_in_file(&self, image: u64) -> ImageId {
+        let name = self.names.get(&image).cloned();
+        name.map_or_else(|| ImageId::Number(image as i64), ImageId::Name)
     }
 
     /// The images, by the data set's index.
@@ -180,6 +194,10 @@ impl CocoGroundTruth {
 
 /// The ids of the images in the ground truth: the data set's numbers, or counted from 1 where it has names.
 fn image_ids(dataset: &dyn Dataset) -> Result<Vec<u64>> {
+    let own: &dyn Any = dataset;
+    if let Some(numbers) = own.downcast_ref::<COCODataset>().and_then(COCODataset::numbers_for_names) {
+        return Ok(numbers);
+    }
     let id = |index| match dataset.image_info(index)?.id {
         ImageId::Number(number) => u64::try_from(number).with_context(|| {
             format!("image id {number} of {} is negative: it cannot be evaluated", dataset.describe())
@@ -244,8 +262,6 @@ fn instances(target: &BoxList, image_id: u64, categories: &[(u64, String)]) -> R
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
     use crate::data::datasets::{ImageInfo, Sample};
     use crate::data::evaluation::EvaluationOptions;
@@ -352,6 +368,33 @@ mod tests {
         assert_eq!(truth.boxes(&truth.images()[3]).unwrap(), [([5.0, 5.0, 10.0, 10.0], 100.0)]);
         let alone = CocoGroundTruth::of_dataset(numbered(0).as_ref()).unwrap();
         assert_eq!(alone.images().iter().map(|image| image.id).collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn images_whose_ids_are_text_are_evaluated_and_written_under_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("instances.json");
+        let text = r#"{"images": [{"id": "img_2", "file_name": "2.png", "width": 40, "height": 30},
+                                   {"id": "img_10", "file_name": "10.png", "width": 40, "height": 30}],
+                        "annotations": [{"id": 1, "image_id": "img_2", "category_id": 3, "iscrowd": 0,
+                                         "bbox": [4, 5, 10, 10], "area": 100}],
+                        "categories": [{"id": 3, "name": "square"}]}"#;
+        std::fs::write(&file, text).unwrap();
+        for remove_images_without_annotations in [false, true] {
+            let dataset = COCODataset::new(&file, folder.path(), remove_images_without_annotations).unwrap();
+            let mut predictions = Vec::new();
+            for index in 0..dataset.len() {
+                let mut list = dataset.ground_truth(index).unwrap();
+                list.add_field("scores", Tensor::ones([list.len() as i64], (tch::Kind::Float, tch::Device::Cpu)));
+                predictions.push(list);
+            }
+            let output_folder = Some(folder.path().join("out"));
+            let options = EvaluationOptions { output_folder, ..EvaluationOptions::default() };
+            let results = dataset.evaluator().evaluate(&dataset, &predictions, &options).unwrap();
+            assert!(results.get("bbox", "AP").unwrap() > 1.0 - 1e-9);
+            let written = std::fs::read_to_string(folder.path().join("out/bbox.json")).unwrap();
+            assert!(written.starts_with("[{\"image_id\": \"img_2\", \"category_id\": 3"), "{written}");
+        }
     }
 
     #[test]

@@ -93,7 +93,8 @@ fn evaluate_detections(
         };
         let detections = detections?;
         if let Some(folder) = &options.output_folder {
-            write_results(&folder.join(format!("{}.json", iou_type.name())), &detections)?;
+            let path = folder.join(format!("{}.json", iou_type.name()));
+            write_results(&path, &detections, |image| ground_truth.id_in_file(image))?;
         }
         prepared.push((iou_type, detections));
     }

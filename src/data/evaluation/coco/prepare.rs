@@ -20,7 +20,7 @@ fn for_each_image(
             continue;
         }
         let mut add_resized = || add(image, &prediction.resize(image.size)?);
-        add_resized().with_context(|| format!("prediction for image {}", image.id))?;
+        add_resized().with_context(|| format!("prediction for image {}", ground_truth.id_in_file(image.id)))?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use hotcoco::types::{Annotation, Segmentation};
 
+use crate::data::datasets::ImageId;
 use crate::utils::atomic_file::atomically;
 
 /// A number in Python's JSON.
@@ -29,8 +30,12 @@ fn write_list(out: &mut impl Write, numbers: &[f64]) -> io::Result<()> {
     write!(out, "]")
 }
 
-fn write_result(out: &mut impl Write, result: &Annotation) -> io::Result<()> {
-    write!(out, "{{\"image_id\": {}, \"category_id\": {}, ", result.image_id, result.category_id)?;
+fn write_result(out: &mut impl Write, result: &Annotation, image: ImageId) -> io::Result<()> {
+    let image = match image {
+        ImageId::Number(number) => number.to_string(),
+        ImageId::Name(name) => serde_json::to_string(&name)?,
+    };
+    write!(out, "{{\"image_id\": {image}, \"category_id\": {}, ", result.category_id)?;
     if let Some(bbox) = &result.bbox {
         write!(out, "\"bbox\": ")?;
         write_list(out, bbox)?;
@@ -48,11 +53,11 @@ fn write_result(out: &mut impl Write, result: &Annotation) -> io::Result<()> {
     write!(out, "\"score\": {}}}", Number(result.score.unwrap_or(f64::NAN)))
 }
 
-/// Writes a list of results.
+/// Writes a list of results; `id` is that of the image with a number.
 ///
 /// # Errors
 /// If the file cannot be written; an earlier one is left then.
-pub fn write_results(path: &Path, results: &[Annotation]) -> Result<()> {
+pub fn write_results(path: &Path, results: &[Annotation], id: impl Fn(u64) -> ImageId) -> Result<()> {
     atomically(path, |file, _| {
         let mut out = BufWriter::new(file);
         write!(out, "[")?;
@@ -60,7 +65,7 @@ pub fn write_results(path: &Path, results: &[Annotation]) -> Result<()> {
             if i > 0 {
                 write!(out, ", ")?;
             }
-            write_result(&mut out, result)?;
+            write_result(&mut out, result, id(result.image_id))?;
         }
         write!(out, "]")?;
         Ok(out.flush()?)
@@ -83,11 +88,12 @@ mod tests {
             bbox: None,
             ..result.clone()
         };
-        write_results(&path, &[result, mask]).unwrap();
+        let id = |number| if number == 7 { ImageId::Number(7) } else { ImageId::Name("a \"b\"".into()) };
+        write_results(&path, &[result, Annotation { image_id: 8, ..mask }], id).unwrap();
         let expected = "[{\"image_id\": 7, \"category_id\": 3, \"bbox\": [1.0, 2.5, NaN, 4.0], \"score\": 0.8999999761581421}, \
-                        {\"image_id\": 7, \"category_id\": 3, \"segmentation\": {\"size\": [2, 3], \"counts\": \"0\\\\6\"}, \
+                        {\"image_id\": \"a \\\"b\\\"\", \"category_id\": 3, \"segmentation\": {\"size\": [2, 3], \"counts\": \"0\\\\6\"}, \
                         \"score\": 0.8999999761581421}]";
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
-        assert!(write_results(&folder.path().join("missing").join("bbox.json"), &[]).is_err());
+        assert!(write_results(&folder.path().join("missing").join("bbox.json"), &[], id).is_err());
     }
 }
