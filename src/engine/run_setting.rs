@@ -9,9 +9,23 @@ use crate::config::Config;
 const IMAGES: &str = "the number of training images";
 /// What the order of the data follows from, beside seed and number of processes.
 const ORDER: [&str; 3] = [IMAGES, "SOLVER.IMS_PER_BATCH", "DATALOADER.ASPECT_RATIO_GROUPING"];
-/// Keys that no training step depends on.
-const WITHOUT_EFFECT: [&str; 6] =
-    ["AMP_VERBOSE", "DATALOADER.NUM_WORKERS", "DATASETS.TEST", "MODEL.WEIGHT", "OUTPUT_DIR", "PATHS_CATALOG"];
+/// Keys that no training step depends on, beside `TEST` and those that end in `_TEST`.
+const WITHOUT_EFFECT: [&str; 14] = [
+    "AMP_VERBOSE",
+    "DATALOADER.NUM_WORKERS",
+    "DATASETS.TEST",
+    "MODEL.RETINANET.INFERENCE_TH",
+    "MODEL.RETINANET.NMS_TH",
+    "MODEL.RETINANET.PRE_NMS_TOP_N",
+    "MODEL.ROI_HEADS.DETECTIONS_PER_IMG",
+    "MODEL.ROI_HEADS.NMS",
+    "MODEL.ROI_HEADS.SCORE_THRESH",
+    "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS",
+    "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD",
+    "MODEL.WEIGHT",
+    "OUTPUT_DIR",
+    "PATHS_CATALOG",
+];
 
 /// The keys of the configuration that a training step depends on, with their values, and the number of images. Rates,
 /// decays and the schedule are not among them: those of a checkpoint's optimizer and scheduler hold anyway.
@@ -82,6 +96,13 @@ mod tests {
     use crate::config::Tuple;
 
     #[test]
+    fn keys_without_effect_exist() {
+        let tree = Config::default().to_node();
+        let missing: Vec<_> = WITHOUT_EFFECT.iter().filter(|key| tree.get(key).is_none()).collect();
+        assert!(missing.is_empty() && ORDER[1..].iter().all(|key| tree.get(key).is_some()), "{missing:?}");
+    }
+
+    #[test]
     fn what_changes_training_steps_is_told_apart_from_what_does_not() {
         let mut cfg = Config::default();
         let before = RunSetting::from_state_dict(&RunSetting::new(&cfg, 5).state_dict());
@@ -89,6 +110,7 @@ mod tests {
         cfg.output_dir = "elsewhere".into();
         cfg.datasets.test = Tuple(vec!["coco_2017_val".into()]);
         (cfg.solver.max_iter, cfg.solver.base_lr, cfg.dataloader.num_workers) = (7, 3.0, 9);
+        cfg.model.roi_heads.score_thresh = 0.5;
         (cfg.input.min_size_test, cfg.test.ims_per_batch) = (32, 64);
         assert_eq!(before.changes(&RunSetting::new(&cfg, 5)), []);
 

@@ -120,7 +120,7 @@ fn the_slurm_recipe_saves_at_sigterm_asks_for_another_start_and_goes_on() {
     let first = sbatch(&cluster, &slurm_script(&cluster, &output, "100000"), job);
     let log = || std::fs::read_to_string(output.join("log.txt")).unwrap_or_default();
     let begin = Instant::now();
-    while !log().contains("iter: 20 ") && begin.elapsed() < Duration::from_secs(50) {
+    while !log().contains("iter: 20 ") && begin.elapsed() < Duration::from_secs(120) {
         std::thread::sleep(Duration::from_millis(50));
     }
     let tasks = std::fs::read_to_string(cluster.join("tasks")).expect("the tasks");

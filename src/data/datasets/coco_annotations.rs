@@ -107,7 +107,11 @@ impl CocoFile {
     /// If the file is missing or no COCO file, an id occurs twice, or an annotation has a category that the file does
     /// not list; the file and the id are named.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).with_context(|| format!("cannot read annotation file {}", path.display()))?;
+        let bytes = fs::read(path).with_context(|| {
+            let folder = std::env::current_dir().ok().filter(|_| path.is_relative());
+            let below = folder.map(|folder| format!(" below {}", folder.display())).unwrap_or_default();
+            format!("cannot read annotation file {}{below}", path.display())
+        })?;
         let content =
             json::from_slice(&bytes).with_context(|| format!("{} is no COCO annotation file", path.display()))?;
         drop(bytes);

@@ -148,10 +148,14 @@ impl AnchorGenerator {
 
 /// Fails where anchors would lie on another grid than the maps' positions.
 fn check_strides(cfg: &Config, key: &str, strides: &Tuple<i64>, maps: &FeatureMaps) -> Result<()> {
+    let body = &cfg.model.backbone.conv_body;
+    let other_body = match cfg.model.retinanet_on && body.ends_with("-FPN") {
+        true => format!("MODEL.BACKBONE.CONV_BODY to {body}-RETINANET, or "),
+        false => String::new(),
+    };
     ensure!(
         strides.0 == maps.strides,
-        "{key} is {strides}, but MODEL.BACKBONE.CONV_BODY {:?} gives {maps}: set {key} to {}",
-        cfg.model.backbone.conv_body,
+        "{key} is {strides}, but MODEL.BACKBONE.CONV_BODY {body:?} gives {maps}: set {other_body}{key} to {}",
         Tuple(maps.strides.clone())
     );
     Ok(())

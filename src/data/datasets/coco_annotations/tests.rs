@@ -149,5 +149,5 @@ fn errors_name_file_and_id() {
     }
     assert!(message(&json!([1])).contains("no COCO annotation file"));
     let missing = CocoFile::read(Path::new("no/such/file.json")).err().unwrap();
-    assert!(format!("{missing:#}").contains("cannot read annotation file no/such/file.json"));
+    assert!(format!("{missing:#}").contains("cannot read annotation file no/such/file.json below /"));
 }

@@ -38,7 +38,8 @@ fn anchor_strides_are_those_of_the_maps() {
     assert_refused(&[C4, "MODEL.RPN.USE_FPN True MODEL.RPN.ANCHOR_STRIDE (8,16)"], &["is (8, 16)", one]);
     // RetinaNet on a body whose pyramid begins at P2.
     let retinanet = [RETINANET, "MODEL.BACKBONE.CONV_BODY R-50-FPN"];
-    assert_refused(&retinanet, &["MODEL.RETINANET.ANCHOR_STRIDES is (8, 16, 32, 64, 128)", five]);
+    let body = "set MODEL.BACKBONE.CONV_BODY to R-50-FPN-RETINANET, or";
+    assert_refused(&retinanet, &["MODEL.RETINANET.ANCHOR_STRIDES is (8, 16, 32, 64, 128)", five, body]);
 }
 
 #[test]
