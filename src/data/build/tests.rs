@@ -264,7 +264,7 @@ fn many_gaps_are_counted_and_the_first_named() {
 #[test]
 fn instances_without_keypoints_are_named() {
     let mut disk = OnDisk::usual();
-    let points = |number: usize| json!(vec![5, 6, 2].repeat(number));
+    let points = |number: usize| json!([5, 6, 2].repeat(number));
     disk.change_annotations(|annotations| {
         annotations.iter_mut().for_each(|annotation| annotation["keypoints"] = points(17));
     });

@@ -114,19 +114,21 @@ fn run_lengths(annotation: &Annotation, (width, height): (i64, i64)) -> Result<R
 
 /// The keypoints of the instances, or `None` if the first has none.
 pub(super) fn keypoints(instances: &[&Annotation], size: (i64, i64)) -> Result<Option<Keypoints>> {
-    let Some(points) = instances.first().and_then(|annotation| annotation.keypoints.as_ref()) else { return Ok(None) };
-    let mut values: Vec<f32> = Vec::with_capacity(instances.len() * points.len());
+    let points = instances.first().map_or(0, |first| number_of_values(first));
+    if points == 0 {
+        return Ok(None);
+    }
+    let mut values: Vec<f32> = Vec::with_capacity(instances.len() * points);
     for annotation in instances {
-        let found = number_of_values(annotation);
         ensure!(
-            found == points.len() && found % 3 == 0,
-            "annotation {} has {found} keypoint values, but the first of the image has {} (x, y, visibility each)",
+            without_keypoints(annotation, points).is_none(),
+            "annotation {} has {} keypoint values, but the first of the image has {points} (x, y, visibility each)",
             annotation.id,
-            points.len()
+            number_of_values(annotation)
         );
         values.extend(annotation.keypoints.iter().flatten());
     }
-    let shape = [instances.len() as i64, points.len() as i64 / 3, 3];
+    let shape = [instances.len() as i64, points as i64 / 3, 3];
     Keypoints::person(Tensor::from_slice(&values).view(shape), size).map(Some)
 }
 
@@ -172,6 +174,10 @@ mod tests {
         assert!(error.contains("annotation 7 has no outline"), "{error}");
         assert!(masks(&[&outlined, &damaged], size).err().unwrap().to_string().starts_with("annotation 7: "));
         assert_eq!(complete_fields(&[&outlined, &bare]), TargetFields::NONE);
+        let empty = Annotation { keypoints: Some(Box::default()), ..outlined.clone() };
+        assert!(keypoints(&[&empty], size).unwrap().is_none());
+        let odd = Annotation { keypoints: Some(Box::new([1.0, 2.0])), ..outlined.clone() };
+        assert!(keypoints(&[&odd], size).err().unwrap().to_string().contains("annotation 7 has 2 keypoint values"));
         assert_eq!(complete_fields(&[&outlined, &outlined]), TargetFields { masks: true, keypoints: false });
     }
 }

@@ -36,7 +36,7 @@ fn spelled_out(id: &ImageId) -> Option<ImageId> {
 }
 
 /// Numbers for images where names are of no use: places from 1 in the order of the ids, which is that of
-/// [`CocoFile::images`]. `None` if all ids are numbers.
+/// `CocoFile::images`. `None` if all ids are numbers.
 pub(crate) fn numbers_for_names(images: &[ImageEntry]) -> Option<Vec<u64>> {
     if images.iter().all(|image| image.id.number().is_some()) {
         return None;
