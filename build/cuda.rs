@@ -118,7 +118,7 @@ impl Toolkit {
         self.root.join("include")
     }
 
-    /// Compiles each source to an object in `OUT_DIR`, as many at a time as cargo allows.
+    /// Compiles each source to an object in `OUT_DIR`, as many at a time as cargo runs jobs.
     pub fn compile(&self, sources: &[PathBuf]) -> Vec<PathBuf> {
         let flags = architectures::nvcc_flags(&self.architectures).unwrap_or_else(|error| panic!("{error}"));
         let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -154,10 +154,12 @@ impl Toolkit {
         assert!(status.success(), "nvcc failed on {} ({status}): {command:?}", source.display());
     }
 
-    /// Compiles csrc/distributed/nccl to `libmrb_nccl.so`, where the headers of NCCL and of the libraries that libtorch's
-    /// own headers name are there, and returns its folder. Its symbols are found when libtorch_cuda has been opened.
+    /// Compiles csrc/distributed/nccl to `libmrb_nccl.so`, where the headers of NCCL and of the libraries that
+    /// libtorch's own headers name are there, and returns its folder. Its symbols are found when libtorch_cuda has been
+    /// opened.
     pub fn compile_nccl(&self, libtorch: &Path) -> Option<PathBuf> {
-        // Only that of libtorch's own NCCL: c10d's options hold NCCL's settings by value, whose size changes with the version.
+        // Only that of libtorch's own NCCL: c10d's options hold NCCL's settings by value, whose size changes with the
+        // version.
         let nccl = &libtorch.join("../nvidia/nccl/include");
         if !nccl.join("nccl.h").exists() {
             return None;

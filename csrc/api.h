@@ -89,9 +89,9 @@ bool mrb_is_channels_last(const at::Tensor* tensor);
 int mrb_upsample_nearest(mrb_error* error, at::Tensor** output, const at::Tensor* input, int64_t height, int64_t width,
                          double scale);
 
-// Whether `mrb_fused_conv` takes this input: not empty, gradients off, and libtorch has the operator for its type (under
-// autocast the type it is cast to): on the CPU float32, or bfloat16 where the processor computes with it; on CUDA, for
-// channels-last inputs, 16 bits, and float32 where TF32 is allowed.
+// Whether `mrb_fused_conv` takes this input: not empty, gradients off, and libtorch has the operator for its type
+// (under autocast the type it is cast to): on the CPU float32, or bfloat16 where the processor computes with it; on
+// CUDA, for channels-last inputs, 16 bits, and float32 where TF32 is allowed.
 bool mrb_can_fuse_conv(const at::Tensor* input);
 // Whether the weight (or bias) lies on the input's device in the type that the convolution of the input is computed in.
 bool mrb_is_ready_for_conv(const at::Tensor* input, const at::Tensor* weight);
@@ -149,30 +149,30 @@ bool mrb_grad_enabled();
 // What `mrb_cast_weights` has kept for the weight, or the weight itself.
 int mrb_cast_of(mrb_error* error, at::Tensor** output, const at::Tensor* weight);
 
-// A tensor over float32 values that are somebody else's, without a copy. Whether it succeeds or not, `release(owner)` is
-// called once, in any thread, when nobody needs the values any more.
+// A tensor over float32 values that are somebody else's, without a copy. Whether it succeeds or not, `release(owner)`
+// is called once, in any thread, when nobody needs the values any more.
 int mrb_tensor_over(mrb_error* error, at::Tensor** output, float* values, const int64_t* sizes, size_t dimensions,
                     void (*release)(void*), void* owner);
-// A tensor of the CPU, copied to a CUDA device over pinned memory: nothing waits until it is there.
-// Along the first dimension; where the tensors are parts of one memory, in its order, without gaps and without gradients,
-// the output is a view of it.
+// Along the first dimension; where the tensors are parts of one memory, in its order, without gaps and without
+// gradients, the output is a view of it.
 int mrb_cat_rows(mrb_error* error, at::Tensor** output, const at::Tensor* const* tensors, size_t len);
 
-// A float32 tensor on the host in pinned memory; only where CUDA is open.
-int mrb_empty_pinned(mrb_error* error, at::Tensor** output, const int64_t* sizes, size_t dimensions);
-
+// A float32 tensor on the host in memory pinned for transfers to the CUDA device of this index, which is open.
+int mrb_empty_pinned(mrb_error* error, at::Tensor** output, const int64_t* sizes, size_t dimensions, int64_t index);
+// A tensor of the CPU, copied to a CUDA device over pinned memory: nothing waits until it is there.
 int mrb_upload(mrb_error* error, at::Tensor** output, const at::Tensor* tensor, int64_t index);
 // Copies each source into its target, which has its shape: one kernel for many small tensors.
 int mrb_copy_all(mrb_error* error, const at::Tensor* const* targets, const at::Tensor* const* sources, size_t len);
 
 // Forgets the gradients of these parameters.
 int mrb_clear_gradients(mrb_error* error, const at::Tensor* const* parameters, size_t len);
-// Multiplies the gradients by `inverse_scale` in place. `found_non_finite` [1], float32, on their device, is 1 where one
-// of them holds an infinity or nan, else 0.
+// Multiplies the gradients by `inverse_scale` in place. `found_non_finite` [1], float32, on their device, is 1 where
+// one of them holds an infinity or nan, else 0.
 int mrb_unscale_gradients(mrb_error* error, at::Tensor** found_non_finite, const at::Tensor* const* parameters,
                           size_t len, double inverse_scale);
 
-// One parameter with a gradient. `momentum_buffer` is null without momentum; with `first` it is filled, otherwise moved.
+// One parameter with a gradient. `momentum_buffer` is null without momentum; with `first` it is filled, otherwise
+// moved.
 struct mrb_sgd_parameter {
   const at::Tensor* parameter;
   const at::Tensor* momentum_buffer;
@@ -198,8 +198,8 @@ int mrb_cuda_peak_memory(mrb_error* error, int64_t* bytes, int64_t index);
 int mrb_count_syncs(mrb_error* error, bool on);
 int64_t mrb_syncs_counted();
 
-// Counts from 0 the operators that libtorch runs in all threads, or stops counting (no other thread may run one during this
-// call); what has been counted so far.
+// Counts from 0 the operators that libtorch runs in all threads, or stops counting (no other thread may run one during
+// this call); what has been counted so far.
 int mrb_count_operators(mrb_error* error, bool on);
 int mrb_operators_counted(mrb_error* error, void* sink, void (*take)(void* sink, const char* name, int64_t count));
 
@@ -228,8 +228,8 @@ int mrb_process_group_gloo(mrb_error* error, mrb_process_group** group, const mr
 // Lets the group handle CUDA tensors, over NCCL; after `mrb_cuda_open`, and once the process has chosen its device.
 int mrb_process_group_add_nccl(mrb_error* error, const mrb_process_group* group, const mrb_store* store, int64_t rank,
                                int64_t world_size, int64_t timeout_ms);
-// At the end of a job that has succeeded, in all processes: ends NCCL's threads and communicators. A group that is freed
-// without it (after an error, when others may be lost) drops them without waiting.
+// At the end of a job that has succeeded, in all processes: ends NCCL's threads and communicators. A group that is
+// freed without it (after an error, when others may be lost) drops them without waiting.
 int mrb_process_group_shutdown(mrb_error* error, const mrb_process_group* group);
 void mrb_process_group_free(mrb_process_group* group);
 int mrb_barrier(mrb_error* error, const mrb_process_group* group);

@@ -33,7 +33,8 @@ int guarded(mrb_error* error, const Body& body) noexcept {
 }
 
 inline void check_rois(const char* op, const at::Tensor& input, const at::Tensor& rois) {
-  TORCH_CHECK(input.dim() == 4, op, ": input must be [N, C, H, W], not ", input.sizes());
+  TORCH_CHECK(input.dim() == 4 && input.size(2) > 0 && input.size(3) > 0, op,
+              ": input must be [N, C, H, W] with pixels, not ", input.sizes());
   TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5, op, ": rois must be [R, 5], not ", rois.sizes());
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compiles all CUDA sources for one architecture, so that they never rot on machines without a GPU: kernels to objects,
-# the code between tensors and kernels for its syntax. Nothing of the crate's own build is touched.
+# the code between tensors and kernels for its syntax. A kernel that does not fit into registers is an error. Nothing of
+# the crate's own build is touched.
 #
 #   tools/compile_cuda.sh [architecture]    9.0 unless given
 #
@@ -39,10 +40,11 @@ compile() {
     case $1 in
         *.cu)
             "$toolkit/bin/nvcc" -c -O3 -std=c++17 -Xcompiler=-fPIC,-Wall -Werror all-warnings -Icsrc -DNDEBUG \
+                -Xptxas=-warn-spills,-warn-lmem-usage \
                 "-gencode=arch=compute_$number,code=sm_$number" "$1" -o "$out/$(basename "$1").o"
             ;;
         *)
-            "${CXX:-c++}" -fsyntax-only -std=c++17 -Wall -Icsrc "-isystem$libtorch/include" \
+            "${CXX:-c++}" -fsyntax-only -std=c++17 -Wall -Werror -Icsrc "-isystem$libtorch/include" \
                 "-isystem$libtorch/include/torch/csrc/api/include" "-isystem$toolkit/include" -DMRB_WITH_CUDA "$1"
             ;;
     esac

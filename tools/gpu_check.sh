@@ -11,7 +11,8 @@
 #
 # For a run: --limit SECONDS ends it in time (steps that come too late are said to be skipped, and the comparison with
 # torchvision is a short one); --only REGEX runs the steps with such a name.
-# MRB_PROFILE chooses the build (default: release). MRB_GOLDEN: the golden folder to pack or to use. docs/GPU.md says more.
+# MRB_PROFILE chooses the build (default: release). MRB_GOLDEN: the golden folder to pack or to use. docs/GPU.md says
+# more.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -199,7 +200,8 @@ seconds_for() {
     echo "$left"
 }
 
-# step NAME LIMIT NEED COMMAND …: runs a command for at most LIMIT seconds. NEED: gpu, nothing, or a reason not to run it.
+# step NAME LIMIT NEED COMMAND …: runs a command for at most LIMIT seconds. NEED: gpu, nothing, or a reason not to run
+# it.
 step() {
     local name=$1 most=$2 need=$3 reason='' log started status word seconds
     shift 3
@@ -296,6 +298,8 @@ for dtype in float32 float16; do
         --runs 20 --warmup 5 --tf32 on --json "$output/benchmark_$dtype.json" MODEL.DEVICE cuda MODEL.WEIGHT '' \
         DTYPE "$dtype" MODEL.ROI_HEADS.SCORE_THRESH 0.0
 done
+step "training with one image in float16" 120 gpu "$bin/benchmark" --config-file "$benchmark_config" \
+    --image-size 800x1333 --training --batch 1 --runs 5 --warmup 3 --tf32 on MODEL.DEVICE cuda MODEL.WEIGHT '' DTYPE float16
 step "operators of a training step" 120 gpu "$bin/benchmark" --config-file "$benchmark_config" --image-size 800x1333 \
     --training --batch 2 --runs 5 --warmup 3 --tf32 on --operators MODEL.DEVICE cuda MODEL.WEIGHT '' DTYPE float16
 compare=tools/compare_gpu.py
@@ -310,8 +314,8 @@ step "side by side with torchvision" 1800 "$need_torchvision" "$python" "$compar
 step "NCCL with one process" 120 gpu "$golden_test" cuda::nccl --nocapture --test-threads 1
 step "golden operators on the CPU" 300 nothing "$golden_test" ops:: --skip cuda --nocapture
 # Only our own kernels: those of cuDNN and cuBLAS are others' and take too long. Without libtorch's own allocator every
-# tensor has its borders where the tool looks for them. racecheck is about shared memory, which NMS and matching use (on an
-# H200 it failed by itself, with an internal error, at the first kernel of the deformable operators, which use none);
+# tensor has its borders where the tool looks for them. racecheck is about shared memory, which NMS and matching use (on
+# an H200 it failed by itself, with an internal error, at the first kernel of the deformable operators, which use none);
 # maxima_kernel reads a maximum while others may raise it, on purpose: who reads an old one tries to raise it as well.
 for tool in memcheck synccheck racecheck; do
     tests=(cuda::dense_ops cuda::roi_and_nms) excluded=()

@@ -1,4 +1,5 @@
-// Exceptions of C++ threads that nobody catches. c10d's watchdog of NCCL ends a process in this way, in a thread of its own.
+// Exceptions of C++ threads that nobody catches. c10d's watchdog of NCCL ends a process in this way, in a thread of its
+// own.
 #include <c10/util/Exception.h>
 
 #include <atomic>

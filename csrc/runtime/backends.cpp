@@ -1,5 +1,5 @@
-// How libtorch computes (deterministic algorithms, TF32), and what it says of a CUDA device. Everything here goes through
-// libtorch's own interfaces, so that it needs no CUDA to be built.
+// How libtorch computes (deterministic algorithms, TF32), and what it says of a CUDA device. Everything here goes
+// through libtorch's own interfaces, so that it needs no CUDA to be built.
 #include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>

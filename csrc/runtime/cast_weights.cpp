@@ -1,5 +1,5 @@
-// Autocast casts each weight when it is first used, and each gradient back: two small kernels for every parameter in every
-// training step. Here many are cast by one, and their gradients come back by one.
+// Autocast casts each weight when it is first used, and each gradient back: two small kernels for every parameter in
+// every training step. Here many are cast by one, and their gradients come back by one.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/empty_like.h>
@@ -17,8 +17,8 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// As much as a bucket of c10d's Reducer: the processes of a job can begin to average a group's gradients while those of the
-// next are computed.
+// As much as a bucket of c10d's Reducer: the processes of a job can begin to average a group's gradients while those of
+// the next are computed.
 constexpr int64_t group_bytes = 25 << 20;
 
 variable_list cast_all(at::TensorList tensors, at::ScalarType type) {
@@ -57,8 +57,8 @@ thread_local std::unordered_map<const c10::TensorImpl*, at::Tensor> casts_of;
 
 void cast_group(const variable_list& weights, at::ScalarType type) {
   const auto casts = CastGroup::apply(at::TensorList(weights), static_cast<int64_t>(type));
-  // Of what can run, the backward pass takes the latest of the forward pass first. These were made before everything else,
-  // and would all come at its end.
+  // Of what can run, the backward pass takes the latest of the forward pass first. These were made before everything
+  // else, and would all come at its end.
   if (const auto& node = casts[0].grad_fn()) node->set_sequence_nr(std::numeric_limits<uint64_t>::max());
   for (size_t i = 0; i < weights.size(); ++i) casts_of[weights[i].unsafeGetTensorImpl()] = casts[i];
 }

@@ -1,5 +1,6 @@
 // Rows of several tensors end to end, without a copy where they lie so already.
 #include <ATen/ops/cat.h>
+#include <c10/util/strides.h>
 
 #include <vector>
 
@@ -36,7 +37,9 @@ int mrb_cat_rows(mrb_error* error, at::Tensor** output, const at::Tensor* const*
       auto sizes = first->sizes().vec();
       sizes[0] = 0;
       for (size_t i = 0; i < len; ++i) sizes[0] += tensors[i]->size(0);
-      *output = new at::Tensor(first->as_strided(sizes, first->strides(), first->storage_offset()));
+      // Not those of `first`, which may be anything along a dimension of size 1.
+      const auto strides = c10::contiguous_strides(sizes);
+      *output = new at::Tensor(first->as_strided(sizes, strides, first->storage_offset()));
       return;
     }
     std::vector<at::Tensor> parts;

@@ -1,5 +1,6 @@
-// The operators that libtorch's own compiler uses for inference: one oneDNN primitive on the CPU, one cuDNN engine on CUDA
-// computes the convolution, adds the bias and a residual and takes the positive part, so that the output is written once.
+// The operators that libtorch's own compiler uses for inference: one oneDNN primitive on the CPU, one cuDNN engine on
+// CUDA computes the convolution, adds the bias and a residual and takes the positive part, so that the output is
+// written once.
 #include <ATen/Context.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -47,8 +48,8 @@ at::ScalarType compute_type(const at::Tensor& input) {
   return at::autocast::is_autocast_enabled(device) ? at::autocast::get_autocast_dtype(device) : input.scalar_type();
 }
 
-// cuDNN fuses for the tensor cores: in 16 bits or TF32, with the channels of a pixel side by side. (In NCHW, measured on
-// an H200, its fused engines take up to twice as long as the convolution and a pass of its own.)
+// cuDNN fuses for the tensor cores: in 16 bits or TF32, with the channels of a pixel side by side. (In NCHW, measured
+// on an H200, its fused engines take up to twice as long as the convolution and a pass of its own.)
 bool can_fuse_on_cuda(const at::Tensor& input) {
   auto& context = at::globalContext();
   if (!context.userEnabledCuDNN() || input.suggest_memory_format() != at::MemoryFormat::ChannelsLast) return false;

@@ -23,7 +23,8 @@ Counts& counts() {
   return all;
 }
 
-// What a GPU has no work with: new memory, and other views of the same. (`to` and the like call a copy where they make one.)
+// What a GPU has no work with: new memory, and other views of the same. (`to` and the like call a copy where they make
+// one.)
 bool is_free(const char* name) {
   static const std::unordered_set<std::string_view> names = {
       "aten::_nnpack_available", "aten::_reshape_alias", "aten::_unsafe_view",   "aten::alias",

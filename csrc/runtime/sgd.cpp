@@ -77,8 +77,8 @@ void step_block(const mrb_sgd_parameter& settings, double momentum, T* parameter
   descend(parameter, velocity, rate, n);
 }
 
-// The tensor's values in the order in which `like`, which is dense, has them in memory. Strides of dimensions of size 1 do not
-// matter: in channels-last, cuDNN has others for the gradients of 1x1 filters.
+// The tensor's values in the order in which `like`, which is dense, has them in memory. Strides of dimensions of size 1
+// do not matter: in channels-last, cuDNN has others for the gradients of 1x1 filters.
 at::Tensor laid_out_as(const at::Tensor& tensor, const at::Tensor& like) {
   for (int64_t i = 0; i < like.dim(); ++i) {
     if (like.size(i) != 1 && tensor.stride(i) != like.stride(i)) return at::empty_like(like).copy_(tensor);

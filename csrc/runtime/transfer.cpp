@@ -1,3 +1,4 @@
+#include <ATen/DeviceGuard.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
@@ -14,8 +15,11 @@ int mrb_tensor_over(mrb_error* error, at::Tensor** output, float* values, const 
   });
 }
 
-int mrb_empty_pinned(mrb_error* error, at::Tensor** output, const int64_t* sizes, size_t dimensions) {
+int mrb_empty_pinned(mrb_error* error, at::Tensor** output, const int64_t* sizes, size_t dimensions, int64_t index) {
   return mrb::guarded(error, [&] {
+    // libtorch's allocator of pinned memory asks the current device for what has ended, and in a new thread that is the
+    // first GPU, which would get a context of this process.
+    const at::DeviceGuard guard(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index)));
     const auto options = at::TensorOptions().dtype(at::kFloat).pinned_memory(true);
     *output = new at::Tensor(at::empty(at::IntArrayRef(sizes, dimensions), options));
   });

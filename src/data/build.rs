@@ -57,7 +57,8 @@ pub struct LoaderOptions<'a> {
 ///
 /// # Errors
 /// If a data set cannot be read or has no image, the images of a batch cannot be shared equally by the processes, the
-/// model has too few classes for the data set, instances lack masks or keypoints that its heads are trained on, or a value of the configuration cannot be used. Keys and files are named.
+/// model has too few classes for the data set, instances lack masks or keypoints that its heads are trained on, or a
+/// value of the configuration cannot be used. Keys and files are named.
 pub fn make_data_loader(cfg: &Config, options: &LoaderOptions) -> Result<Vec<DataLoader>> {
     let images_per_gpu = images_per_gpu(cfg, options.is_train, options.world_size)?;
     let (key, names) = if options.is_train { ("TRAIN", &cfg.datasets.train) } else { ("TEST", &cfg.datasets.test) };
@@ -145,7 +146,11 @@ fn from_image_to_batch(cfg: &Config, options: &LoaderOptions) -> Result<(Compose
     let normalize = Normalize::from_config(cfg)?;
     let size_divisible = cfg.dataloader.size_divisibility;
     let transforms = build_transforms(cfg, options.is_train, options.transforms)?;
-    Ok((transforms, Collator::Images { normalize, size_divisible, pin_memory: options.device.is_cuda() }))
+    let pinned_for = match options.device {
+        Device::Cuda(index) => Some(index),
+        _ => None,
+    };
+    Ok((transforms, Collator::Images { normalize, size_divisible, pinned_for }))
 }
 
 /// The images of a batch that one of `world_size` processes takes.

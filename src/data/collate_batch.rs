@@ -16,8 +16,8 @@ pub struct Batch {
     pub targets: Vec<BoxList>,
     /// The images' indices in the data set.
     pub indices: Vec<usize>,
-    /// With `TEST.BBOX_AUG.ENABLED`, the images as read, which test-time augmentation transforms itself; `images` is then
-    /// an empty `[0, 3, 0, 0]`. Otherwise empty.
+    /// With `TEST.BBOX_AUG.ENABLED`, the images as read, which test-time augmentation transforms itself; `images` is
+    /// then an empty `[0, 3, 0, 0]`. Otherwise empty.
     pub originals: Vec<RgbImage>,
 }
 
@@ -31,9 +31,9 @@ pub enum Collator {
         normalize: Normalize,
         /// Height and width become multiples of it; 0 for any size.
         size_divisible: i64,
-        /// Only where CUDA is open: images are written straight into pinned memory, from which they go to the GPU without
-        /// another copy.
-        pin_memory: bool,
+        /// The number of the CUDA device, which is open, that the batches are for: images are written straight into
+        /// pinned memory, from which they go there without another copy.
+        pinned_for: Option<usize>,
     },
     /// Leaves the images as they are: the original's `BBoxAugCollator`.
     Originals,
@@ -52,9 +52,9 @@ impl Collator {
             originals.push(sample.image);
         }
         let images = match self {
-            Self::Images { normalize, size_divisible, pin_memory } => {
+            Self::Images { normalize, size_divisible, pinned_for } => {
                 let images = std::mem::take(&mut originals);
-                let tensors = padded(&images, normalize, *size_divisible, *pin_memory)?;
+                let tensors = padded(&images, normalize, *size_divisible, *pinned_for)?;
                 let image_sizes = images.iter().map(|image| (image.height as i64, image.width as i64)).collect();
                 ImageList { tensors, image_sizes }
             }
@@ -66,9 +66,14 @@ impl Collator {
     }
 }
 
-/// The normalised images in the top left corners of a tensor of zeros. No operator of libtorch is used, whose threads would
-/// come in addition to the loader's.
-fn padded(images: &[RgbImage], normalize: &Normalize, size_divisible: i64, pin_memory: bool) -> Result<Tensor> {
+/// The normalised images in the top left corners of a tensor of zeros. No operator of libtorch is used, whose threads
+/// would come in addition to the loader's.
+fn padded(
+    images: &[RgbImage],
+    normalize: &Normalize,
+    size_divisible: i64,
+    pinned_for: Option<usize>,
+) -> Result<Tensor> {
     let divisible = usize::try_from(size_divisible).unwrap_or(0).max(1);
     let largest = |side: fn(&RgbImage) -> usize| images.iter().map(side).max().unwrap_or(0);
     let [height, width] =
@@ -80,8 +85,8 @@ fn padded(images: &[RgbImage], normalize: &Normalize, size_divisible: i64, pin_m
             normalize.write(image, planes, (height, width));
         }
     };
-    if pin_memory {
-        return ffi::pinned_tensor(&shape, write).context("pinning memory for a batch");
+    if let Some(index) = pinned_for {
+        return ffi::pinned_tensor(&shape, index, write).context("pinning memory for a batch");
     }
     let mut values = vec![0.0; images.len() * size];
     write(&mut values);
@@ -108,7 +113,7 @@ mod tests {
             let samples = || vec![sample(4, 9, 5), sample(2, 3, 17)];
             let alone: Vec<Tensor> = samples().iter().map(|sample| normalize.to_tensor(&sample.image)).collect();
             let want = to_image_list(&alone, size_divisible);
-            let collator = Collator::Images { normalize: normalize.clone(), size_divisible, pin_memory: false };
+            let collator = Collator::Images { normalize: normalize.clone(), size_divisible, pinned_for: None };
             let got = collator.batch(samples()).unwrap();
             assert_eq!(got.images.tensors, want.tensors);
             assert_eq!(got.images.image_sizes, want.image_sizes);

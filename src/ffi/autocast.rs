@@ -39,9 +39,9 @@ impl Autocast {
         Ok(Self { before, _thread: PhantomData })
     }
 
-    /// Casts weights ahead of their use, many with one kernel, and later their gradients back in the same way, instead of
-    /// each by itself; [`cast_of`] gives the casts. The values are the same. They are kept as long as those that libtorch
-    /// makes itself. Without gradients nothing happens.
+    /// Casts weights ahead of their use, many with one kernel, and later their gradients back in the same way, instead
+    /// of each by itself; [`cast_of`] gives the casts. The values are the same. They are kept as long as those that
+    /// libtorch makes itself. Without gradients nothing happens.
     ///
     /// # Errors
     /// A weight that is not float32, or on another device than the first.

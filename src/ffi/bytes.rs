@@ -3,8 +3,8 @@
 use anyhow::{ensure, Result};
 use tch::{Device, Kind, Tensor};
 
-/// Fills `target` with `bytes`, its elements in row-major order, little-endian, of type `kind`. They are read where they
-/// lie and converted on the way; only bytes at an address that does not suit their type are copied first.
+/// Fills `target` with `bytes`, its elements in row-major order, little-endian, of type `kind`. They are read where
+/// they lie and converted on the way; only bytes at an address that does not suit their type are copied first.
 ///
 /// # Errors
 /// Another number of elements than `target` has, or what libtorch says.

@@ -38,9 +38,9 @@ impl Drop for SyncCounter {
 }
 
 /// Counts the operators that libtorch runs, from its start until it is dropped: on a GPU each is about one launch. An
-/// operator that calls others is not counted itself, nor are views and new memory, nor this project's own kernels. There is
-/// one for the whole process, and it sees all threads; while it starts and while it is dropped, no other thread may run an operator,
-/// as libtorch changes its list of callbacks then.
+/// operator that calls others is not counted itself, nor are views and new memory, nor this project's own kernels.
+/// There is one for the whole process, and it sees all threads; while it starts and while it is dropped, no other
+/// thread may run an operator, as libtorch changes its list of callbacks then.
 pub struct OperatorCounter(());
 
 impl OperatorCounter {

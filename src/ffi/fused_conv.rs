@@ -26,8 +26,8 @@ pub struct FusedConv<'a> {
 }
 
 /// Whether [`fused_conv`] takes this input: not empty, gradients off, and libtorch has the operator for its type (under
-/// autocast the type it is cast to): on the CPU float32, or bfloat16 where the processor computes with it; on CUDA (with
-/// a ReLU only), for channels-last inputs, 16 bits, and float32 where TF32 is allowed.
+/// autocast the type it is cast to): on the CPU float32, or bfloat16 where the processor computes with it; on CUDA
+/// (with a ReLU only), for channels-last inputs, 16 bits, and float32 where TF32 is allowed.
 pub fn can_fuse_conv(input: &Tensor) -> bool {
     // SAFETY: the handle comes from a live borrowed tensor, which the function only looks at.
     unsafe { raw::mrb_can_fuse_conv(input.as_ptr()) }

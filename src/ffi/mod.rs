@@ -1,4 +1,5 @@
-//! Safe functions over `csrc/api.h` and the operating system: the only place with `unsafe` code. Every C++ exception comes back as an error.
+//! Safe functions over `csrc/api.h` and the operating system: the only place with `unsafe` code. Every C++ exception
+//! comes back as an error.
 
 mod autocast;
 mod backends;

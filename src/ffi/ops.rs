@@ -8,12 +8,12 @@ use torch_sys::C_tensor;
 
 use super::{call_for_tensor, call_for_tensors, optional, raw, DeformConvGeometry, DeformRoiPoolGeometry};
 
-/// See [`crate::layers::multi_scale_roi_align`]; without `levels` there is one map. A RoI of an image that is not in the
-/// batch is an error on the CPU.
+/// See [`crate::layers::multi_scale_roi_align`]; without `levels` there is one map. A RoI of an image that is not in
+/// the batch is an error on the CPU.
 ///
 /// # Errors
-/// Maps, RoIs or levels whose shapes do not fit each other, another number of scales than of maps, or an output size that
-/// is not positive.
+/// Maps, RoIs or levels whose shapes do not fit each other, another number of scales than of maps, or an output size
+/// that is not positive.
 pub fn roi_align(
     inputs: &[Tensor],
     spatial_scales: &[f64],
@@ -97,8 +97,8 @@ pub fn match_by_iou(
     let (gt, predictions) = (gt.as_ptr(), predictions.as_ptr());
     let (gt_counts, prediction_counts) =
         (gt_counts.as_ptr(), prediction_counts.map_or(std::ptr::null(), <[i64]>::as_ptr));
-    // SAFETY: the handles come from live borrowed tensors, the counts from live slices of `images` numbers (or there are
-    // none), the error and outputs from `call_for_tensors`.
+    // SAFETY: the handles come from live borrowed tensors, the counts from live slices of `images` numbers (or there
+    // are none), the error and outputs from `call_for_tensors`.
     call_for_tensors(|error, [best_iou, best_gt, attains]| unsafe {
         raw::mrb_match_by_iou(error, best_iou, best_gt, attains, gt, gt_counts, predictions, prediction_counts, images)
     })
@@ -115,8 +115,8 @@ pub fn sigmoid_focal_loss(logits: &Tensor, targets: &Tensor, gamma: f64, alpha: 
 }
 
 /// `x * scale + shift + residual` with a scale and a shift for each channel, then ReLU: see
-/// [`crate::layers::FrozenBatchNorm2d::finish`] and [`crate::layers::Conv2d::forward_then`]. What looks at the memory of
-/// `x` sees the result afterwards. There are gradients of all but the scale.
+/// [`crate::layers::FrozenBatchNorm2d::finish`] and [`crate::layers::Conv2d::forward_then`]. What looks at the memory
+/// of `x` sees the result afterwards. There are gradients of all but the scale.
 ///
 /// # Errors
 /// `x` that is not `[N, C, H, W]`, scale or shift without one number for each channel, or a residual of another shape.
@@ -154,8 +154,8 @@ pub fn deform_conv(
 /// See [`crate::layers::dcn::deform_roi_pooling`].
 ///
 /// # Errors
-/// A geometry with numbers out of range, shapes that do not fit it, or, on the CPU, a RoI of an image that is not in the
-/// batch.
+/// A geometry with numbers out of range, shapes that do not fit it, or, on the CPU, a RoI of an image that is not in
+/// the batch.
 pub fn deform_roi_pool(
     input: &Tensor,
     rois: &Tensor,

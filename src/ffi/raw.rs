@@ -310,6 +310,7 @@ extern "C" {
         output: *mut *mut C_tensor,
         sizes: *const i64,
         dimensions: usize,
+        index: i64,
     ) -> c_int;
 
     pub fn mrb_upload(error: *mut Error, output: *mut *mut C_tensor, tensor: *const C_tensor, index: i64) -> c_int;

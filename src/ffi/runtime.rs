@@ -1,4 +1,5 @@
-//! What tch lacks: memory formats, operators that keep types or memory, random numbers from a generator of one's own, the allocator's thresholds.
+//! What tch lacks: memory formats, operators that keep types or memory, random numbers from a generator of one's own,
+//! the allocator's thresholds.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -49,15 +50,15 @@ pub fn upsample_nearest(input: &Tensor, (height, width): (i64, i64), scale: f64)
     call_for_tensor(|error, output| unsafe { raw::mrb_upsample_nearest(error, output, input, height, width, scale) })
 }
 
-/// The tensors concatenated along their first dimension. Where they are parts of one memory, in its order and without gaps
-/// (what `split` gave), and no gradients go through them, this is a view of it, and nothing is copied.
+/// The tensors concatenated along their first dimension. Where they are parts of one memory, in its order and without
+/// gaps (what `split` gave), and no gradients go through them, this is a view of it, and nothing is copied.
 ///
 /// # Errors
 /// No tensor, or rows of several sizes.
 pub fn cat_rows(tensors: &[Tensor]) -> Result<Tensor> {
     let handles: Vec<_> = tensors.iter().map(|tensor| tensor.as_ptr()).collect();
-    // SAFETY: the handles come from live borrowed tensors, which the function does not change; the error and output come
-    // from `call_for_tensor`.
+    // SAFETY: the handles come from live borrowed tensors, which the function does not change; the error and output
+    // come from `call_for_tensor`.
     call_for_tensor(|error, output| unsafe { raw::mrb_cat_rows(error, output, handles.as_ptr(), handles.len()) })
 }
 
@@ -81,22 +82,24 @@ pub fn tensor_of(values: Vec<f32>, shape: &[i64]) -> Result<Tensor> {
     let mut owner = Box::new(values);
     let (values, sizes) = (owner.as_mut_ptr(), shape.as_ptr());
     let owner = Box::into_raw(owner).cast::<c_void>();
-    // SAFETY: the vector, whose memory stays where it is, lives until `release`; the shape lives for the call; the error
-    // and output come from `call_for_tensor`.
+    // SAFETY: the vector, whose memory stays where it is, lives until `release`; the shape lives for the call; the
+    // error and output come from `call_for_tensor`.
     call_for_tensor(|error, output| unsafe {
         raw::mrb_tensor_over(error, output, values, sizes, shape.len(), release, owner)
     })
 }
 
-/// A float32 tensor on the CPU whose values `write` puts over zeros, in pinned memory, from which [`upload`] copies to a GPU
-/// without another copy. Any thread may call this; the GPU is not waited for.
+/// A float32 tensor on the CPU whose values `write` puts over zeros, in pinned memory, from which [`upload`] copies to
+/// the CUDA device of this number without another copy. Any thread may call this; the GPU is not waited for.
 ///
 /// # Errors
 /// CUDA is not open, or there is no memory left to pin.
-pub fn pinned_tensor(shape: &[i64], write: impl FnOnce(&mut [f32])) -> Result<Tensor> {
+pub fn pinned_tensor(shape: &[i64], index: usize, write: impl FnOnce(&mut [f32])) -> Result<Tensor> {
     let sizes = shape.as_ptr();
     // SAFETY: the shape lives for the call; the error and output come from `call_for_tensor`.
-    let tensor = call_for_tensor(|error, output| unsafe { raw::mrb_empty_pinned(error, output, sizes, shape.len()) })?;
+    let tensor = call_for_tensor(|error, output| unsafe {
+        raw::mrb_empty_pinned(error, output, sizes, shape.len(), index as i64)
+    })?;
     let (values, number) = (tensor.data_ptr().cast::<f32>(), tensor.numel());
     if number > 0 {
         // SAFETY: the memory of a dense float tensor that nobody else has seen; every value is set before the slice is
@@ -109,8 +112,8 @@ pub fn pinned_tensor(shape: &[i64], write: impl FnOnce(&mut [f32])) -> Result<Te
     Ok(tensor)
 }
 
-/// A copy on the CUDA device of this number, over pinned memory (where the tensor is there already, no other is needed), so
-/// that the program does not wait until it is there.
+/// A copy on the CUDA device of this number, over pinned memory (where the tensor is there already, no other is
+/// needed), so that the program does not wait until it is there.
 ///
 /// # Errors
 /// There is no such device, or the tensor is not on the CPU or empty.
@@ -308,7 +311,7 @@ mod tests {
     #[test]
     fn without_cuda_no_memory_is_pinned() {
         if !tch::Cuda::is_available() {
-            assert!(pinned_tensor(&[2, 3], |_| panic!("there is nothing to write to")).is_err());
+            assert!(pinned_tensor(&[2, 3], 0, |_| panic!("there is nothing to write to")).is_err());
         }
     }
 

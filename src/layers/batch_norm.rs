@@ -156,8 +156,15 @@ impl GroupNorm {
         if x.numel() == 0 {
             return x.shallow_clone();
         }
-        // In float32, as apex and libtorch on CUDA have it. libtorch's channels-last group norm loses digits.
-        full_precision(x).contiguous().group_norm(self.num_groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+        // In float32, as apex and libtorch on CUDA have it. libtorch's channels-last group norm loses digits. What has
+        // to be laid out anew is so before it becomes twice as large.
+        full_precision(&x.contiguous()).group_norm(
+            self.num_groups,
+            Some(&self.weight),
+            Some(&self.bias),
+            self.eps,
+            true,
+        )
     }
 }
 

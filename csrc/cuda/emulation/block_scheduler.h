@@ -1,5 +1,6 @@
-// Runs the threads of a block in turns on one thread of the host, each on a stack of its own once one of them waits at a
-// barrier. A test chooses the order of threads and blocks: what depends on it, other than a sum's last digits, is a race.
+// Runs the threads of a block in turns on one thread of the host, each on a stack of its own once one of them waits at
+// a barrier. A test chooses the order of threads and blocks: what depends on it, other than a sum's last digits, is a
+// race.
 #pragma once
 
 #include <ucontext.h>

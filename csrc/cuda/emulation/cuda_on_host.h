@@ -1,13 +1,13 @@
 // Runs CUDA kernels on the host, so that their arithmetic and indexing can be tested on a machine without a GPU.
 //
-// A C++ compiler that finds this folder before all others takes the .cu files as they are: <cuda_runtime.h> and the other
-// CUDA headers are then the ones here. It is an emulation, not a GPU: the blocks of a grid run one after the other, memory
-// is the host's, there is one stream, and what nvcc fuses into multiply-adds is rounded twice. Of CUDA there is what the
-// kernels of this project use.
+// A C++ compiler that finds this folder before all others takes the .cu files as they are: <cuda_runtime.h> and the
+// other CUDA headers are then the ones here. It is an emulation, not a GPU: the blocks of a grid run one after the
+// other, memory is the host's, there is one stream, and what nvcc fuses into multiply-adds is rounded twice. Of CUDA
+// there is what the kernels of this project use.
 //
-// Only tests compile this (tests/areas/cuda_emulated): the kernels into one library; the code between tensors and kernels,
-// against libtorch's own headers, into another. For the second there are also the few headers of libtorch that need CUDA
-// (c10/cuda), and cuda/target.h, which stands before the real one.
+// Only tests compile this (tests/areas/cuda_emulated): the kernels into one library; the code between tensors and
+// kernels, against libtorch's own headers, into another. For the second there are also the few headers of libtorch that
+// need CUDA (c10/cuda), and cuda/target.h, which stands before the real one.
 #pragma once
 
 #include <algorithm>

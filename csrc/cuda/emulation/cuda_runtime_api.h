@@ -28,7 +28,8 @@ inline const char* cudaGetErrorString(cudaError_t status) {
 
 namespace mrb::emulation {
 
-// The one stream on which launches are taken: neither null nor the address of anything. tests/areas/cuda_emulated knows it.
+// The one stream on which launches are taken: neither null nor the address of anything. tests/areas/cuda_emulated knows
+// it.
 inline cudaStream_t current_stream() { return reinterpret_cast<cudaStream_t>(uintptr_t{64}); }
 
 }  // namespace mrb::emulation

@@ -1,5 +1,5 @@
-// For each image two passes over blocks of predictions, each against every ground-truth box: the first finds both kinds of maximum, the
-// second computes the overlaps again to see who attains the ground truth's.
+// For each image two passes over blocks of predictions, each against every ground-truth box: the first finds both kinds
+// of maximum, the second computes the overlaps again to see who attains the ground truth's.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 

@@ -1,6 +1,6 @@
-// As on the CPU, two passes of every prediction against every ground-truth box of its image, but for all images at once: the
-// first finds both kinds of maximum, the second computes the overlaps again to see who attains the ground truth's. A block keeps some ground-truth boxes in shared
-// memory, and a thread takes predictions one after the other.
+// As on the CPU, two passes of every prediction against every ground-truth box of its image, but for all images at
+// once: the first finds both kinds of maximum, the second computes the overlaps again to see who attains the ground
+// truth's. A block keeps some ground-truth boxes in shared memory, and a thread takes predictions one after the other.
 #include "ops/box_matching/box_matching_cuda.h"
 
 #include <climits>

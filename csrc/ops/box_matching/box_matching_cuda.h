@@ -1,5 +1,5 @@
-// Launch function of box_matching_cuda.cu: raw device pointers, no tensor; the counts of the images are on the host. It returns
-// the error of the first launch that fails.
+// Launch function of box_matching_cuda.cu: raw device pointers, no tensor; the counts of the images are on the host. It
+// returns the error of the first launch that fails.
 //
 //   gt                  [G, 4]  float32: those of the first image first
 //   gt_counts           [I]     how many are each image's

@@ -39,7 +39,8 @@ struct ChannelAffine : torch::autograd::Function<ChannelAffine> {
     const bool of_x = context->needs_input_grad(0), of_shift = context->needs_input_grad(1);
     const bool of_residual = residual_type != context->saved_data.end() && context->needs_input_grad(2);
 
-    // The gradient before the ReLU is that of the sum: of the residual, of the shift in each pixel, and of x without scale.
+    // The gradient before the ReLU is that of the sum: of the residual, of the shift in each pixel, and of x without
+    // scale.
     at::Tensor masked = grad_y, to_masked, grad_x;
     if (y.defined() && (of_shift || of_residual || (of_x && !scale.defined()))) {
       masked = to_masked = at::empty_like(grad_y);

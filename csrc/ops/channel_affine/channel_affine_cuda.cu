@@ -1,6 +1,6 @@
-// Memory is the limit here: each value is read once and written once. A block takes a piece of a row, or of the whole map
-// where it is channels-last, so that places need no 64-bit division for each value. Where rows are whole vectors of 16
-// bytes, a thread has several of them under way at once; else it takes single values.
+// Memory is the limit here: each value is read once and written once. A block takes a piece of a row, or of the whole
+// map where it is channels-last, so that places need no 64-bit division for each value. Where rows are whole vectors of
+// 16 bytes, a thread has several of them under way at once; else it takes single values.
 #include "ops/channel_affine/channel_affine_cuda.h"
 
 #include "cuda/launch.cuh"
@@ -38,7 +38,8 @@ int64_t piece_count(const mrb_map_rows& map) {
   return map.channels_last ? ceil_div(map.rows * map.length, piece) : map.rows * ceil_div(map.length, piece);
 }
 
-// The product is rounded before the sum, as libtorch's own operators do one after the other. A product with 1 changes nothing.
+// The product is rounded before the sum, as libtorch's own operators do one after the other. A product with 1 changes
+// nothing.
 __device__ __forceinline__ float scaled(float value, float scale, float shift) {
   return __fadd_rn(__fmul_rn(value, scale), shift);
 }

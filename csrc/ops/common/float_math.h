@@ -25,7 +25,8 @@ MRB_INLINE float exp(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.f;
   p = p * r + 1.f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  const float power = n > -126.f ? n : -126.f;  // also of nan, which no integer can be
+  const int32_t bits = (static_cast<int32_t>(power) + 127) << 23;
   float scale;
   std::memcpy(&scale, &bits, sizeof scale);
   return p * scale;

@@ -77,7 +77,8 @@ void check(const at::Tensor& input, const at::Tensor& offset, const at::Tensor& 
 std::array<int64_t, 2> deform_conv_output_size(const at::Tensor& input, const at::Tensor& weight,
                                                const DeformConvGeometry& geometry) {
   const auto size = [](int64_t length, int64_t pad, int64_t dilation, int64_t kernel, int64_t stride) {
-    return (length + 2 * pad - (dilation * (kernel - 1) + 1)) / stride + 1;
+    const int64_t places = length + 2 * pad - (dilation * (kernel - 1) + 1);
+    return places < 0 ? 0 : places / stride + 1;
   };
   return {size(input.size(2), geometry.pad_h, geometry.dilation_h, weight.size(2), geometry.stride_h),
           size(input.size(3), geometry.pad_w, geometry.dilation_w, weight.size(3), geometry.stride_w)};

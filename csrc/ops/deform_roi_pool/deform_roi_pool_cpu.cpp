@@ -15,8 +15,8 @@
 namespace mrb {
 namespace {
 
-// What one bin of one class reads: pixels (counted over cells and images), weights that add up to 1, and the derivatives
-// of the weights with respect to the class's offsets.
+// What one bin of one class reads: pixels (counted over cells and images), weights that add up to 1, and the
+// derivatives of the weights with respect to the class's offsets.
 template <typename T>
 struct Bin {
   std::vector<int64_t> pixels;

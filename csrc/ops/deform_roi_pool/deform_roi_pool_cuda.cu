@@ -1,5 +1,5 @@
-// One thread a value of the output, as in the original's deform_pool_kernel_cuda.cu. Instead of storing how many samples
-// of a bin fell inside the map, the way back counts them again.
+// One thread a value of the output, as in the original's deform_pool_kernel_cuda.cu. Instead of storing how many
+// samples of a bin fell inside the map, the way back counts them again.
 #include "ops/deform_roi_pool/deform_roi_pool_cuda.h"
 
 #include <cmath>

@@ -25,6 +25,7 @@ struct RoiAlign : torch::autograd::Function<RoiAlign> {
     context->saved_data["pooled_width"] = pooled_width;
     context->saved_data["spatial_scales"] = spatial_scales;
     context->saved_data["sampling_ratio"] = sampling_ratio;
+    context->saved_data["format"] = static_cast<int64_t>(inputs[0].suggest_memory_format());
     const RoiAlignShape shape{pooled_height, pooled_width, spatial_scales, sampling_ratio};
     return MRB_DISPATCH(roi_align_forward, inputs[0], inputs, rois, levels, shape);
   }
@@ -37,7 +38,10 @@ struct RoiAlign : torch::autograd::Function<RoiAlign> {
     const auto sizes = context->saved_data["input_sizes"].toIntVector();
     std::vector<std::vector<int64_t>> input_sizes;
     for (size_t i = 0; i < sizes.size(); i += 4) input_sizes.emplace_back(&sizes[i], &sizes[i] + 4);
-    variable_list result = MRB_DISPATCH(roi_align_backward, grads[0], grads[0], saved[0], saved[1], input_sizes, shape);
+    // A head that flattens what is pooled sends back another format than the maps'. Their gradients are to lie as they
+    // do.
+    const auto grad = grads[0].contiguous(static_cast<at::MemoryFormat>(context->saved_data["format"].toInt()));
+    variable_list result = MRB_DISPATCH(roi_align_backward, grad, grad, saved[0], saved[1], input_sizes, shape);
     result.resize(result.size() + 6);  // the arguments after the maps have no gradient
     return result;
   }

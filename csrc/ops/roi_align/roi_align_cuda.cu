@@ -1,6 +1,7 @@
 // All maps at once. One thread has a value of the output, or, where the channels of a pixel lie side by side, several
 // channels of a bin, which share the search for its samples. Backward either scatters with atomic additions, or, where
-// results must not depend on the order of threads, gathers: one thread per pixel and a few channels walks over the RoIs.
+// results must not depend on the order of threads, gathers: one thread per pixel and a few channels walks over the
+// RoIs.
 #include "cuda/vectors.cuh"
 #include "ops/roi_align/roi_align_region.cuh"
 
@@ -131,14 +132,17 @@ __global__ void backward_deterministic(Pyramid<T> pyramid, const float* __restri
           const float weight =
               row * bin_weight(r.x1, r.bin_width, pw, r.samples_x, x, width) / static_cast<float>(r.samples_x);
           if (weight == 0.f) continue;
-          for (int c = 0; c < count; ++c) {
-            sums[c] += weight * to_float(grad_output[output_offset(roi, channel + c, ph, pw, s)]);
+          // Of a fixed number, so that sums stay in registers.
+          for (int c = 0; c < gathered; ++c) {
+            if (c < count) sums[c] += weight * to_float(grad_output[output_offset(roi, channel + c, ph, pw, s)]);
           }
         }
       }
     }
     T* pixel = pyramid.maps[level] + image * s.stride_n + y * s.stride_h + x * s.stride_w;
-    for (int c = 0; c < count; ++c) store(pixel + (channel + c) * s.stride_c, sums[c]);
+    for (int c = 0; c < gathered; ++c) {
+      if (c < count) store(pixel + (channel + c) * s.stride_c, sums[c]);
+    }
   }
 }
 
@@ -153,8 +157,8 @@ Pyramid<T> pyramid_of(Pointer const* maps, const mrb_cuda_roi_sizes* sizes, int6
   return pyramid;
 }
 
-// Whether a thread can take `width` channels: the maps (of `map_bytes` a value) and what is pooled (of `pooled_bytes`) have
-// them side by side, whole vectors of them, which start where vectors may.
+// Whether a thread can take `width` channels: the maps (of `map_bytes` a value) and what is pooled (of `pooled_bytes`)
+// have them side by side, whole vectors of them, which start where vectors may.
 template <typename Pointer>
 bool takes_vectors(Pointer const* maps, const mrb_cuda_roi_sizes* sizes, int64_t count, const void* pooled, int width,
                    size_t map_bytes, size_t pooled_bytes) {

@@ -13,8 +13,8 @@ constexpr int mrb_cuda_roi_align_most_maps = 8;
 
 extern "C" {
 
-// Everything has one entry of `sizes` for each of the `count` maps, which have the same images, channels and pooled sizes.
-// `levels` is null for one map.
+// Everything has one entry of `sizes` for each of the `count` maps, which have the same images, channels and pooled
+// sizes. `levels` is null for one map.
 
 // output[roi, channel, bin] of `type`, from `inputs` of `type`.
 cudaError_t mrb_cuda_roi_align_forward(const void* const* inputs, const mrb_cuda_roi_sizes* sizes, int64_t count,

@@ -110,7 +110,8 @@ __device__ __forceinline__ void for_samples(const Region& r, const Place& p, con
   }
 }
 
-// The taps of two samples of one axis; where they fall on the same pixel, the first has both weights and the other none.
+// The taps of two samples of one axis; where they fall on the same pixel, the first has both weights and the other
+// none.
 struct TwoTaps {
   int positions[4];
   float weights[4];
@@ -132,8 +133,8 @@ __device__ __forceinline__ TwoTaps two_taps(float start, float bin_size, int bin
   return t;
 }
 
-// Calls `function(y, x, weight)` for the pixels that the bin counts. The weight of a pixel is a product over the axes, and so
-// is the sum over samples: two by two of them share most of their pixels, which come once then.
+// Calls `function(y, x, weight)` for the pixels that the bin counts. The weight of a pixel is a product over the axes,
+// and so is the sum over samples: two by two of them share most of their pixels, which come once then.
 template <typename Function>
 __device__ __forceinline__ void for_pixels(const Region& r, const Place& p, const Sizes& s, const Function& function) {
   const Range rows = samples_on_map(r.y1, r.bin_height, p.ph, r.samples_y, s.height);

@@ -14,8 +14,8 @@ extern "C" {
 cudaError_t mrb_cuda_roi_pool_forward(const void* input, const float* rois, void* output, int32_t* argmax,
                                       const mrb_cuda_roi_sizes* sizes, mrb_scalar_type type, cudaStream_t stream);
 
-// Adds to `grad_input`, which is zero before, with atomic additions: the order of the sums is not fixed. A pixel that is
-// the maximum of many bins sums many terms, so they are added up in double; then the order hardly matters.
+// Adds to `grad_input`, which is zero before, with atomic additions: the order of the sums is not fixed. A pixel that
+// is the maximum of many bins sums many terms, so they are added up in double; then the order hardly matters.
 cudaError_t mrb_cuda_roi_pool_backward(const void* grad_output, const int32_t* argmax, const float* rois,
                                        double* grad_input, const mrb_cuda_roi_sizes* sizes, mrb_scalar_type type,
                                        cudaStream_t stream);

@@ -19,10 +19,7 @@ pub(super) struct Constructor {
 
 impl Constructor {
     pub(super) fn value(&mut self, node: &Node) -> Result<Value, ConfigError> {
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(syntax(node.line, format_args!("more than {MAX_NODES} values, aliases included")));
-        }
+        self.count(node)?;
         match &node.content {
             Content::Scalar { text, plain } => scalar(node, text, *plain),
             Content::Sequence(items) => match core_tag(node) {
@@ -36,6 +33,14 @@ impl Constructor {
                 Some(other) => Err(unknown_tag(node, other)),
             },
         }
+    }
+
+    fn count(&mut self, node: &Node) -> Result<(), ConfigError> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(syntax(node.line, format_args!("more than {MAX_NODES} values, aliases included")));
+        }
+        Ok(())
     }
 
     /// The pairs of a mapping: those of `<<` first, then its own, each key once with its last value.
@@ -71,6 +76,7 @@ impl Constructor {
 
     /// What `<<` brings: one mapping, or a list of them of which the first wins.
     fn merged(&mut self, node: &Node) -> Result<Pairs, ConfigError> {
+        self.count(node)?;
         match &node.content {
             Content::Sequence(items) => {
                 let mut all = Pairs::new();

@@ -110,6 +110,11 @@ fn hostile_documents_end() {
         bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(", "));
     }
     assert_eq!(load(&bomb).map_err(|e| e.kind()), Err(ErrorKind::YamlSyntax));
+    let mut merges = String::from("a0: &a0 {}\n");
+    for i in 1..12 {
+        merges += &format!("a{i}: &a{i} {{<<: [{}]}}\n", vec![format!("*a{}", i - 1); 10].join(", "));
+    }
+    assert_eq!(load(&merges).map_err(|e| e.kind()), Err(ErrorKind::YamlSyntax));
     assert!(load(&"[".repeat(5000)).is_err());
     assert!(load(&"- ".repeat(5000)).is_err());
 }

@@ -62,7 +62,7 @@ impl Dataset for Counted {
 
 fn loader(dataset: Counted, order: Order, num_workers: usize) -> DataLoader {
     let normalize = Normalize::new(&[0.0; 3], &[1.0; 3], true).unwrap();
-    let collator = Collator::Images { normalize, size_divisible: 4, pin_memory: false };
+    let collator = Collator::Images { normalize, size_divisible: 4, pinned_for: None };
     let resize = Resize::new(vec![2, 3, 5], None).unwrap();
     let transforms = Compose(vec![Box::new(resize), Box::new(RandomFlip::new(Flip::LeftRight, 0.5))]);
     DataLoader::new(Arc::new(dataset), transforms, collator, order, 0, num_workers, 42)

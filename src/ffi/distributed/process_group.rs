@@ -34,8 +34,8 @@ impl ProcessGroup {
         Ok(Self { handle, rank, world_size })
     }
 
-    /// Lets the group handle tensors on CUDA as well, over NCCL: once CUDA is open and this process has chosen its GPU, in
-    /// all processes.
+    /// Lets the group handle tensors on CUDA as well, over NCCL: once CUDA is open and this process has chosen its GPU,
+    /// in all processes.
     ///
     /// # Errors
     /// This program was built without NCCL, or NCCL's own words.
@@ -46,8 +46,8 @@ impl ProcessGroup {
         call(|error| unsafe { raw::mrb_process_group_add_nccl(error, group, store, rank, size, milliseconds(timeout)) })
     }
 
-    /// At the end of a job that has succeeded, in all processes: ends NCCL's threads and communicators, which waits until
-    /// all operations are done. A group that is dropped without it gives them up at once.
+    /// At the end of a job that has succeeded, in all processes: ends NCCL's threads and communicators, which waits
+    /// until all operations are done. A group that is dropped without it gives them up at once.
     ///
     /// # Errors
     /// NCCL's own words.

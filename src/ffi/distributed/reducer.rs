@@ -20,8 +20,8 @@ pub struct Reducer {
 unsafe impl Send for Reducer {}
 
 impl Reducer {
-    /// `on_computed` is called in each backward pass as soon as this process has all of its own gradients and only waits
-    /// for the other processes; it must not panic.
+    /// `on_computed` is called in each backward pass as soon as this process has all of its own gradients and only
+    /// waits for the other processes; it must not panic.
     ///
     /// # Errors
     /// The processes do not have the same parameters, or one cannot be reached.

@@ -1,5 +1,5 @@
-//! Focal loss, box matching and the deformable operators on the GPU: the golden cases, and the CPU kernels on seeded random
-//! inputs in every type. The functions that are given [`Operators`] serve the emulated code as well.
+//! Focal loss, box matching and the deformable operators on the GPU: the golden cases, and the CPU kernels on seeded
+//! random inputs in every type. The functions that are given [`Operators`] serve the emulated code as well.
 
 use maskrcnn_benchmark::ffi::DeformRoiPoolGeometry;
 use maskrcnn_benchmark::layers::dcn::DeformConvGeometry;

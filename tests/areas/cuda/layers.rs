@@ -149,8 +149,8 @@ fn a_biased_convolution_trains_as_on_the_cpu() {
     report.finish();
 }
 
-/// What three steps change in two convolutions, 3×3 and 1×1. With `laid_out`, everything is in channels-last, casts are made
-/// ahead, and each step takes its momentum from a file.
+/// What three steps change in two convolutions, 3×3 and 1×1. With `laid_out`, everything is in channels-last, casts are
+/// made ahead, and each step takes its momentum from a file.
 fn trained(device: Device, kind: Kind, laid_out: bool) -> Vec<Tensor> {
     let parameters = Parameters::new(device);
     let conv = |name: &str, channels: [i64; 2], kernel: i64, relu: bool| {

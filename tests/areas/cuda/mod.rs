@@ -1,4 +1,5 @@
-//! What needs an NVIDIA GPU. Without one every test here prints `SKIPPED` and why; `tools/gpu_check.sh` runs them where one is.
+//! What needs an NVIDIA GPU. Without one every test here prints `SKIPPED` and why; `tools/gpu_check.sh` runs them where
+//! one is.
 
 pub mod dense_ops;
 mod layers;
@@ -13,8 +14,8 @@ use tch::Device;
 
 use crate::operators::Operators;
 
-/// The GPU, without TF32, whose 10 bits are less than the limits here; `None` (said aloud) where the machine or the build
-/// has none.
+/// The GPU, without TF32, whose 10 bits are less than the limits here; `None` (said aloud) where the machine or the
+/// build has none.
 fn device() -> Option<Device> {
     match parse_device("cuda") {
         Ok(device) => {

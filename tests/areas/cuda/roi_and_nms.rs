@@ -1,5 +1,5 @@
-//! RoIAlign, RoIPool and NMS on the GPU: the golden cases, and the CPU kernels on seeded random inputs in every type. The
-//! functions that are given [`Operators`] serve the emulated code as well.
+//! RoIAlign, RoIPool and NMS on the GPU: the golden cases, and the CPU kernels on seeded random inputs in every type.
+//! The functions that are given [`Operators`] serve the emulated code as well.
 
 use maskrcnn_benchmark::ffi::Generator;
 use maskrcnn_benchmark::layers::{NmsGroups, SuppressionRule};
@@ -74,8 +74,8 @@ type Pooling = fn(Operators, &Tensor, &Tensor) -> Tensor;
 fn compare(name: &str, operators: Operators, pool: Pooling) {
     let device = operators.device();
     let mut report = Report::new(name);
-    // The second map is read at every other column, the regions are columns of a transposed matrix, and a batch may have no
-    // region.
+    // The second map is read at every other column, the regions are columns of a transposed matrix, and a batch may
+    // have no region.
     // Channels are taken one by one, or, of maps in channels-last, in vectors where they fill them.
     let choices = [
         (Kind::Float, 60, 19),
@@ -145,6 +145,29 @@ pub fn roi_align_like_the_cpu_s(operators: Operators) {
 fn roi_align_gives_the_same_bits_in_every_format() {
     let Some(operators) = operators() else { return };
     roi_align_of_every_format(operators);
+}
+
+#[test]
+fn gradients_lie_in_memory_as_the_maps_do() {
+    let Some(operators) = operators() else { return };
+    roi_align_before_a_head_that_flattens(operators);
+}
+
+/// What comes back from such a head is NCHW.
+pub fn roi_align_before_a_head_that_flattens(operators: Operators) {
+    let device = operators.device();
+    let rois = rois(20, 5).to_device(device);
+    let levels = Tensor::arange(20, (Kind::Int64, device)).remainder(2);
+    for kind in [Kind::Float, Kind::Half] {
+        let map = |height: i64, width: i64| random(&[2, 16, height, width], 7).to_kind(kind).to_device(device);
+        let maps = [map(30, 40), map(15, 20)].map(|map| leaf(&channels_last(&map)));
+        let pooled = operators.multi_scale_roi_align(&maps, &rois, &levels, (7, 5), &[0.125, 0.0625], 2);
+        let factors = random(&[20, 16 * 7 * 5], 9).to_kind(kind).to_device(device);
+        let sum = (pooled.flatten(1, -1) * factors).sum(Kind::Float);
+        for grad in Tensor::run_backward(&[sum], &maps.each_ref(), false, false) {
+            assert!(grad.permute([0, 2, 3, 1]).is_contiguous(), "{kind:?}: strides {:?}", grad.stride());
+        }
+    }
 }
 
 /// Whether a thread takes one channel or several.

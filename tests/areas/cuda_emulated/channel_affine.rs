@@ -66,7 +66,8 @@ fn rows(map: &Tensor, channels_last: bool) -> MapRows {
     MapRows { rows, length, channels, channels_last }
 }
 
-/// Starts at a multiple of 16 bytes, as the kernels for vectors need it, if the size is one; with `shifted`, a value before.
+/// Starts at a multiple of 16 bytes, as the kernels for vectors need it, if the size is one; with `shifted`, a value
+/// before.
 fn store(map: &Tensor, (channels_last, shifted): Layout) -> Buffer {
     let values = in_memory(map, channels_last);
     if !shifted {

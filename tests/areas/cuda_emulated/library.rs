@@ -1,5 +1,5 @@
-//! Compiles the CUDA code for the host, once for a state of the sources, and finds functions in the results: a library of
-//! the kernels, and one of the code between tensors and kernels, which calls the first.
+//! Compiles the CUDA code for the host, once for a state of the sources, and finds functions in the results: a library
+//! of the kernels, and one of the code between tensors and kernels, which calls the first.
 
 use std::ffi::{c_int, c_void, OsString};
 use std::path::{Path, PathBuf};
@@ -35,8 +35,8 @@ pub unsafe fn function<F: Copy>(name: &str) -> Option<F> {
     Some(unsafe { symbol(kernels()?, name) })
 }
 
-/// The function of csrc/api.h of this name, which runs the CUDA code of an operator on tensors of the host; `None` as for
-/// [`function`].
+/// The function of csrc/api.h of this name, which runs the CUDA code of an operator on tensors of the host; `None` as
+/// for [`function`].
 ///
 /// # Safety
 /// `F` is the function's type in its header.
@@ -50,8 +50,8 @@ unsafe fn symbol<F: Copy>(library: &Library, name: &str) -> F {
     *unsafe { library.get::<F>(name.as_bytes()) }.unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// Runs a test with the threads of the emulated blocks in rising, falling and shuffled order: what does not hold for all
-/// of them is a race.
+/// Runs a test with the threads of the emulated blocks in rising, falling and shuffled order: what does not hold for
+/// all of them is a race.
 pub fn in_each_order(test: impl Fn()) {
     // SAFETY: the type is that of csrc/cuda/emulation/order.cpp.
     let Some(choose) = (unsafe { function::<unsafe extern "C" fn(c_int)>("mrb_emulation_order") }) else { return };

@@ -4,9 +4,9 @@
 //! several orders of threads and blocks. [`wrappers`] has the code between tensors and kernels.
 //!
 //! This is an emulation: it shows that arithmetic and indexing are right, that no kernel reads or writes beyond its
-//! buffers, that every value is written, and that barriers stand where threads depend on each other. It does not show what
-//! only a GPU can: that nvcc's code does the same, what a device guard or a stream does, how fast it is. Those are the tests
-//! of the module `cuda`.
+//! buffers, that every value is written, and that barriers stand where threads depend on each other. It does not show
+//! what only a GPU can: that nvcc's code does the same, what a device guard or a stream does, how fast it is. Those are
+//! the tests of the module `cuda`.
 
 mod box_matching;
 mod channel_affine;

@@ -1,5 +1,5 @@
-//! The code between tensors and kernels (`csrc/ops/*/*_cuda.cpp`) and the autograd functions over it, as a GPU would run
-//! them, on tensors of the host: the tests of the module `cuda`.
+//! The code between tensors and kernels (`csrc/ops/*/*_cuda.cpp`) and the autograd functions over it, as a GPU would
+//! run them, on tensors of the host: the tests of the module `cuda`.
 
 use maskrcnn_benchmark::ffi::{Autocast, DeformConvGeometry, DeformRoiPoolGeometry};
 use maskrcnn_benchmark::layers::dcn;
@@ -29,6 +29,7 @@ fn roi_align() {
         ops::roi_align_by(operators);
         roi_and_nms::roi_align_like_the_cpu_s(operators);
         roi_and_nms::roi_align_of_every_format(operators);
+        roi_and_nms::roi_align_before_a_head_that_flattens(operators);
         roi_and_nms::rois_that_mean_nothing(operators);
     }
 }

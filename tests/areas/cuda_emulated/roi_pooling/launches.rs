@@ -198,7 +198,8 @@ impl Pooling {
         let regions = Buffer::of(rois);
         let levels = pyramid.levels.as_ref().map(Buffer::of);
         let launch = |name: &str, maps: &mut [Buffer], pooled: &mut Buffer| {
-            // SAFETY: the type is that of the header; pointers to float and to what is only read are passed like others.
+            // SAFETY: the type is that of the header; pointers to float and to what is only read are passed like
+            // others.
             let function: Align = unsafe { function(name) }?;
             let maps: Vec<*mut c_void> = maps.iter_mut().map(Buffer::pointer_mut).collect();
             // SAFETY: the buffers have the sizes and types that the function is told.
