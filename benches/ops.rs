@@ -29,6 +29,7 @@ fn on_threads(c: &mut Criterion, name: &str, mut f: impl FnMut()) {
 }
 
 fn pooling(c: &mut Criterion) {
+    tch::manual_seed(1);
     let features = Tensor::randn([1, 256, 200, 272], FLOAT);
     let channels_last = ffi::channels_last(&features);
     let rois = Tensor::cat(&[Tensor::zeros([1000, 1], FLOAT), boxes(1000)], 1);
@@ -42,6 +43,7 @@ fn pooling(c: &mut Criterion) {
 }
 
 fn boxes_and_anchors(c: &mut Criterion) {
+    tch::manual_seed(1);
     let (many, scores) = (boxes(12000), Tensor::rand([12000], FLOAT));
     on_threads(c, "nms 12000 boxes", || drop(nms(&many, &scores, 0.7)));
     let (gt, anchors) = (boxes(100), boxes(217_413));
@@ -50,6 +52,7 @@ fn boxes_and_anchors(c: &mut Criterion) {
 
 /// The mask targets of 128 boxes, each of an outline of 40 points that it holds, on as many threads as they are worth.
 fn mask_targets(c: &mut Criterion) {
+    tch::manual_seed(1);
     let boxes = boxes(128);
     let outlines = Vec::<f32>::try_from(boxes.flatten(0, -1)).expect("numbers");
     let outline = |corners: &[f32]| {
@@ -71,6 +74,7 @@ fn mask_targets(c: &mut Criterion) {
 }
 
 fn losses_and_convolutions(c: &mut Criterion) {
+    tch::manual_seed(1);
     let logits = Tensor::randn([100_000, 80], FLOAT);
     let targets = Tensor::randint(81, [100_000], (Kind::Int64, Device::Cpu));
     on_threads(c, "sigmoid_focal_loss 100000x80", || drop(sigmoid_focal_loss(&logits, &targets, 2.0, 0.25)));
@@ -83,6 +87,7 @@ fn losses_and_convolutions(c: &mut Criterion) {
 /// A step over 44 million parameters in 160 tensors, as many as Mask R-CNN R-50-FPN has: in one call, and by the
 /// operators of torch.optim.SGD one after the other.
 fn solver(c: &mut Criterion) {
+    tch::manual_seed(1);
     let weights: Vec<Tensor> =
         (0..160).map(|_| Tensor::randn([256, 120, 3, 3], FLOAT).set_requires_grad(true)).collect();
     Tensor::stack(&weights.iter().map(|w| w.sum(Kind::Float)).collect::<Vec<_>>(), 0).sum(Kind::Float).backward();

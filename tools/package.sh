@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Packs the built programs into a tarball that runs on any Linux of the same architecture with the same or a newer glibc:
-# programs, the shared libraries that they need, configurations, licences. Nothing has to be installed or set to use it.
+# Packs the built programs into a tarball that runs on any Linux of the same architecture with the same or a newer
+# glibc: programs, the shared libraries that they need, configurations, licences. Nothing has to be installed or set to
+# use it.
 #
-#   tools/package.sh [OUTPUT]     default: target/package/maskrcnn-benchmark-<version>-<architecture>.tar.gz; a name that
+#   tools/package.sh [OUTPUT]     default: target/package/maskrcnn-benchmark-<version>-<architecture>.tar.gz; a name
+#   that
 #                                 ends in .tar is not compressed
 #
 # MRB_PROFILE chooses the build (default: release); with MRB_NO_BUILD its programs are taken as they are. Needs what the

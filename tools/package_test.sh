@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Unpacks what tools/package.sh makes and runs it with an empty environment, where the build tree and .libtorch are out of
-# reach. MRB_PROFILE and MRB_NO_BUILD as in package.sh.
+# Unpacks what tools/package.sh makes and runs it with an empty environment, where the build tree and .libtorch are out
+# of reach. MRB_PROFILE and MRB_NO_BUILD as in package.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repository=$PWD

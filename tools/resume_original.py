@@ -20,18 +20,6 @@ import torch.utils.model_zoo
 from compare_speed import apex, native_extension
 
 
-def trainable_extension():
-    """The stand-in of `compare_speed.py` with the gradient of RoIAlign."""
-    module = native_extension()
-    backward = torch.ops.torchvision._roi_align_backward
-    module.roi_align_backward = (
-        lambda grad, rois, scale, pooled_h, pooled_w, batch, channels, height, width, ratio: backward(
-            grad, rois, scale, pooled_h, pooled_w, batch, channels, height, width, ratio, False
-        )
-    )
-    return module
-
-
 def main():
     original, config_file, output_dir, batch_file = sys.argv[1:5]
     seeds = [int(seed) for seed in sys.argv[5:]]
@@ -39,12 +27,13 @@ def main():
     logging.basicConfig(level=logging.WARNING)
     sys.path.insert(0, os.path.abspath(original))
     sys.modules["apex"], sys.modules["apex.amp"] = apex()
-    # What the fork uses and torch or numpy has no longer: the version of Python, and downloads, which are not used here.
+    # What the fork uses and torch or numpy has no longer: the version of Python, and downloads, which are not used
+    # here.
     torch._six = types.SimpleNamespace(PY3=True)
     np.float = float
     for name in ["_download_url_to_file", "urlparse", "HASH_REGEX"]:
         setattr(torch.utils.model_zoo, name, None)
-    sys.modules["maskrcnn_benchmark._C"] = trainable_extension()
+    sys.modules["maskrcnn_benchmark._C"] = native_extension()
     import maskrcnn_benchmark
 
     maskrcnn_benchmark._C = sys.modules["maskrcnn_benchmark._C"]

@@ -2,7 +2,8 @@
 # Gets the libtorch that this crate is built on and links it as .libtorch.
 #
 #   tools/setup_libtorch.sh          fetch it from PyPI if it is not there yet (540 MB); enough for the CPU
-#   tools/setup_libtorch.sh --cuda   with NVIDIA's libraries and nvcc (about 2.5 GB more), so that the next build has the
+#   tools/setup_libtorch.sh --cuda   with NVIDIA's libraries and nvcc (about 2.5 GB more), so that the next build has
+#   the
 #                                    CUDA kernels
 #   tools/setup_libtorch.sh --nvcc   only the compiler, to check that the CUDA sources compile; prints its folder
 #   tools/setup_libtorch.sh --check  say in one sentence what would be used, or what is missing (exit status 1)
@@ -103,7 +104,8 @@ wanted = ("torch/lib/", "torch/include/", "torch/share/", "torch/version.py", "n
 root = sys.argv[1] + "/root"
 for wheel in sorted(glob.glob(sys.argv[1] + "/wheels/*.whl")):
     with zipfile.ZipFile(wheel) as archive:  # extraction checks every file's CRC
-        names = [name for name in archive.namelist() if name.startswith(wanted) or name.endswith(("LICENSE", "dist-info/METADATA"))]
+        ends = ("LICENSE", "dist-info/METADATA")
+        names = [name for name in archive.namelist() if name.startswith(wanted) or name.endswith(ends)]
         archive.extractall(root, names)
         for name in names:  # which leaves the permissions out
             if archive.getinfo(name).external_attr >> 16 & 0o100:
@@ -112,7 +114,7 @@ PY
     rm -rf "$work/wheels"
 }
 
-# Moves $work/root to its place; another set-up may have been first. $2: a file that a good one has.
+# Moves $work/root to its place; another set-up may be the first in between. $2: a file that a good one has.
 put_in_place() {
     rm -rf "$1"
     mv -T "$work/root" "$1" 2>/dev/null || [ -e "$1/$2" ]
@@ -120,9 +122,12 @@ put_in_place() {
 
 # Makes .libtorch lead to a folder, in one step.
 link() {
+    if [ -e .libtorch ] && [ ! -L .libtorch ]; then
+        echo ".libtorch is not a link that this command made: move it away, or name it with LIBTORCH" >&2
+        exit 1
+    fi
     local new=".libtorch.$$"
     ln -s "$1" "$new"
-    [ -L .libtorch ] || rm -rf .libtorch
     mv -T "$new" .libtorch
     check
 }
@@ -138,7 +143,8 @@ fetch_libtorch() {
     local wrong
     wrong=$(fault "$work/root/torch")
     [ -z "$wrong" ] || { echo "The unpacked libtorch is not usable: $wrong." >&2; exit 1; }
-    put_in_place "$home" torch/build-version
+    # Another set-up may have been first, and its copy in use.
+    [ -z "$(fault "$home/torch")" ] || put_in_place "$home" torch/build-version
     rm -rf "$work"
 }
 
@@ -147,12 +153,12 @@ fetch_nvcc() {
     open_work nvcc 900
     echo "Fetching nvcc $cuda (about 120 MB) ..." >&2
     unpack "${nvcc_packages[@]}"
-    put_in_place "$nvcc_home" nvidia/cu13/bin/nvcc
+    [ -x "$nvcc_home/nvidia/cu13/bin/nvcc" ] || put_in_place "$nvcc_home" nvidia/cu13/bin/nvcc
     rm -rf "$work"
 }
 
-# The packages of NVIDIA's libraries with the versions that the torch wheel in $1 asks for, one per line. Most of them are
-# extras of the package cuda-toolkit, which holds nothing but their versions.
+# The packages of NVIDIA's libraries with the versions that the torch wheel in $1 asks for, one per line. Most of them
+# are extras of the package cuda-toolkit, which holds nothing but their versions.
 nvidia_packages() {
     python3 - "$1"/torch-*.dist-info/METADATA "$work/toolkit" "${platforms[@]}" <<'PY'
 import glob, re, subprocess, sys, zipfile
@@ -181,8 +187,8 @@ for name, extras, version, _ in requirements(open(metadata, encoding="utf-8").re
 PY
 }
 
-# libtorch once more (hard links where possible) with all NVIDIA libraries, nvcc and compute-sanitizer beside it, where its
-# run path looks for them.
+# libtorch once more (hard links where possible) with all NVIDIA libraries, nvcc and compute-sanitizer beside it, where
+# its run path looks for them.
 fetch_cuda() {
     [ ! -x "$home_cuda/nvidia/cu13/bin/nvcc" ] || return 0
     open_work "CUDA for libtorch" 8000
@@ -199,7 +205,7 @@ fetch_cuda() {
     [ "${#packages[@]}" -gt 9 ] || { echo "The torch wheel does not say which NVIDIA packages it needs." >&2; exit 1; }
     unpack "${packages[@]}" "nvidia-cuda-sanitizer-api==$cuda.*" "${nvcc_packages[@]}"
     echo "$version" >"$work/root/torch/build-version"
-    put_in_place "$home_cuda" nvidia/cu13/bin/nvcc
+    [ -x "$home_cuda/nvidia/cu13/bin/nvcc" ] || put_in_place "$home_cuda" nvidia/cu13/bin/nvcc
     rm -rf "$work"
 }
 

@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Tests of several threads beside each other are faster with one libtorch thread each, and give the same bits everywhere.
+# Tests of several threads beside each other are faster with one libtorch thread each, and give the same bits
+# everywhere.
 export OMP_NUM_THREADS=1
 
 summary=()
@@ -20,7 +21,21 @@ set_up() { tools/setup_libtorch.sh --check || tools/setup_libtorch.sh; }
 
 phase "set-up" set_up
 phase "format" cargo fmt --check
-phase "lints" cargo clippy --all-targets -- -D warnings
+lints() {
+    cargo clippy --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+    local script
+    for script in tools/*.sh .ci/run; do bash -n "$script"; done
+    python3 - tools/*.py <<'PY'
+import ast, sys
+
+for path in sys.argv[1:]:
+    with open(path, encoding="utf-8") as file:
+        ast.parse(file.read(), path)
+PY
+}
+
+phase "lints" lints
 phase "cuda sources" tools/compile_cuda.sh
 phase "build" cargo test --no-run
 phase "tests" cargo test

@@ -117,8 +117,8 @@ impl Solver {
     }
 }
 
-/// One process that runs the batches of both ranks in turn, each with the random numbers that it would have, and averages
-/// the gradients. Gives the mean of all losses too.
+/// One process that runs the batches of both ranks in turn, each with the random numbers that it would have, and
+/// averages the gradients. Gives the mean of all losses too.
 fn in_turn(cfg: &Config, seed: u64, iterations: usize) -> (Outcome, f64) {
     let (_, _, second) = member(cfg, seed, 1);
     let (parameters, model, first) = member(cfg, seed, 0);
@@ -149,7 +149,8 @@ fn in_turn(cfg: &Config, seed: u64, iterations: usize) -> (Outcome, f64) {
 
 extern "C" fn ignore() {}
 
-/// Two members of a group as threads of this process, which share its random generator: only one computes losses at a time.
+/// Two members of a group as threads of this process, which share its random generator: only one computes losses at a
+/// time.
 fn side_by_side(cfg: &Config, seed: u64, iterations: usize) -> Vec<Outcome> {
     const TIMEOUT: Duration = Duration::from_secs(60);
     let server = Store::host("127.0.0.1", 0, TIMEOUT).expect("a store");

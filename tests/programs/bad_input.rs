@@ -1,5 +1,5 @@
-//! Images, annotations and weights that are damaged or do not fit: one clear message that names the file, the key or the
-//! id, and nothing already saved is lost.
+//! Images, annotations and weights that are damaged or do not fit: one clear message that names the file, the key or
+//! the id, and nothing already saved is lost.
 
 use std::fs;
 use std::path::{Path, PathBuf};

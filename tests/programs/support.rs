@@ -12,6 +12,35 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Variables that make a program a member of somebody's job, or lead it to somebody's proxy.
+const FOREIGN: [&str; 12] = [
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "MASTER_",
+    "TORCHELASTIC_",
+    "SLURM_",
+    "OMPI_",
+    "GLOO_",
+    "NCCL_",
+    "MRB_FAULT",
+];
+
+/// A program run in the repository with one thread, whatever the shell that runs the tests belongs to.
+pub fn command(path: &str) -> Command {
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if FOREIGN.iter().any(|start| text.starts_with(start)) || text.to_lowercase().ends_with("_proxy") {
+            command.env_remove(&name);
+        }
+    }
+    command.env("OMP_NUM_THREADS", "1").current_dir(root());
+    command
+}
+
 /// For tests that draw from libtorch's default generator in this process: one at a time.
 pub fn generator() -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
@@ -23,7 +52,7 @@ pub fn shapes() -> &'static Path {
     static SHAPES: OnceLock<TempDir> = OnceLock::new();
     let folder = SHAPES.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_make_shapes"));
+        let mut command = command(env!("CARGO_BIN_EXE_make_shapes"));
         command.args(["--train", "6", "--val", "3", "--output"]).arg(folder.path());
         succeeds(&mut command);
         folder
@@ -45,8 +74,7 @@ pub fn program(program: &str, output: &Path, options: &[&str], overrides: &[&str
         "demo" => env!("CARGO_BIN_EXE_demo"),
         other => panic!("{other} is no program of these tests"),
     };
-    let mut command = Command::new(path);
-    command.env("OMP_NUM_THREADS", "1").current_dir(root());
+    let mut command = command(path);
     command.args(arguments(output, options, overrides));
     command
 }

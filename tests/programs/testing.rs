@@ -47,8 +47,8 @@ fn the_newest_checkpoint_is_tested_unless_another_is_named() {
     assert!(!log.contains("Start evaluation"), "test_net writes no log.txt, as the original");
 }
 
-/// The augmentation of `configs/test_time_aug`, at sizes that fit the tiny images. Masks are those of the identity view:
-/// one for each box, as large as the image.
+/// The augmentation of `configs/test_time_aug`, at sizes that fit the tiny images. Masks are those of the identity
+/// view: one for each box, as large as the image.
 #[test]
 fn test_time_augmentation_finds_boxes_and_masks() {
     let shipped = root().join("configs/test_time_aug/e2e_mask_rcnn_R_50_FPN_1x.yaml");

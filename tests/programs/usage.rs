@@ -1,9 +1,8 @@
 //! Command lines that are meant for other programs, or in another order.
 
 use std::path::Path;
-use std::process::Command;
 
-use super::support::{fails, program, succeeds};
+use super::support::{command, fails, program, succeeds};
 
 #[test]
 fn options_of_similar_programs_are_translated() {
@@ -27,7 +26,7 @@ fn options_of_similar_programs_are_translated() {
         ("train_net", &["--skip-tests"], "--skip-test"),
     ] {
         let path = programs.iter().find(|(known, _)| *known == name).map(|(_, path)| path).expect("a program");
-        let error = fails(Command::new(path).args(arguments), 2);
+        let error = fails(command(path).args(arguments), 2);
         assert!(error.contains(arguments[0].split('=').next().unwrap()) && error.contains(tip), "{error}");
         assert!(!error.contains("as a value"), "{error}");
     }
@@ -52,8 +51,8 @@ fn words_in_the_place_of_keys_are_told_where_they_belong() {
 fn of_an_option_that_is_given_twice_the_last_value_holds() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let options = ["--seed", "1", "--seed", "2", "--skip-test", "--skip-test"];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_train_net"));
-    command.args(["--config-file", "nowhere.yaml"]).env("OMP_NUM_THREADS", "1").current_dir(super::support::root());
+    let mut command = command(env!("CARGO_BIN_EXE_train_net"));
+    command.args(["--config-file", "nowhere.yaml"]);
     command.args(super::support::arguments(folder.path(), &options, &["SOLVER.MAX_ITER", "1"]));
     let log = succeeds(&mut command);
     assert!(log.contains("Seed: 2 (given)"), "{log}");

@@ -4,13 +4,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::jobs::{ends, free_port, member, two};
-use super::support::{fails, last_checkpoint, program, root, succeeds, train};
+use super::support::{command, fails, last_checkpoint, program, succeeds, train};
 
 /// Serves `content` under every path, slowly; without content it answers 404. Counts the answers.
 fn serve(content: Option<Vec<u8>>) -> (String, Arc<AtomicUsize>) {
@@ -131,10 +131,10 @@ fn a_full_disk_keeps_the_checkpoint_before() {
     });
     let kib = before[0].1.len() / 2048;
     let inner = program("train_net", output, &["--skip-test"], &[]);
-    let mut limited = Command::new("sh");
+    let mut limited = command("sh");
     // Ignored, the signal leaves the error EFBIG. Shells count in blocks of 512 or 1,024 bytes.
     limited.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\""));
-    limited.arg(inner.get_program()).args(inner.get_args()).env("OMP_NUM_THREADS", "1").current_dir(root());
+    limited.arg(inner.get_program()).args(inner.get_args());
     let error = fails(&mut limited, 1);
     assert!(error.contains("saving the checkpoint model_0000004 of iteration 4"), "{error}");
     assert!(error.contains(&output.join("model_0000004.pth").display().to_string()), "{error}");
@@ -169,7 +169,7 @@ fn other_classes_are_for_fine_tuning_not_for_going_on() {
 
     // The same with a file from which these layers are gone, but not what the optimizer knows of them.
     let trimmed = folder.path().join("trimmed.pth").display().to_string();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_convert_weights"));
+    let mut command = command(env!("CARGO_BIN_EXE_convert_weights"));
     succeeds(command.args([&weight, &trimmed, "--trim", "predictors"]));
     let overrides = [&classes[..], &["MODEL.WEIGHT", &trimmed]].concat();
     let log = train(&folder.path().join("trimmed"), &overrides);
