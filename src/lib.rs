@@ -14,8 +14,8 @@
 //! - [`cli`]: what the programs do, callable from a user's own `main`
 //! - [`utils`]: logging, metrics, timing
 //!
-//! Imports go one way: `config`, `ffi` ← `layers` ← `structures` ← `modeling`, `data` ← `engine` ← `cli`; `checkpoint` knows
-//! `layers`, `data` (predictions) and `solver` (states) write through it, and `utils` knows nobody but `ffi`.
+//! Imports go one way: `config`, `ffi` ← `layers` ← `structures` ← `modeling`, `data` ← `engine` ← `cli`; `checkpoint`
+//! knows `layers`, `data` (predictions) and `solver` (states) write through it, and `utils` knows nobody but `ffi`.
 #![deny(unsafe_code)]
 #![warn(missing_docs, clippy::missing_errors_doc)]
 

@@ -1,4 +1,5 @@
-//! Checkpoints of a training run (utils/checkpoint.py): `model_0002500.pth`, and `last_checkpoint` that names the newest.
+//! Checkpoints of a training run (utils/checkpoint.py): `model_0002500.pth`, and `last_checkpoint` that names the
+//! newest.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -47,8 +47,8 @@ pub fn write_file(path: &Path, value: &Value) -> Result<()> {
     })
 }
 
-/// Writes `value` as one pickle with numpy arrays; gives the Python that reads it, which is the one asked for unless that
-/// is 2 and an array is over 2 GB.
+/// Writes `value` as one pickle with numpy arrays; gives the Python that reads it, which is the one asked for unless
+/// that is 2 and an array is over 2 GB.
 ///
 /// # Errors
 /// As [`write_file`]; also element types that numpy does not have.

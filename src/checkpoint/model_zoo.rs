@@ -60,8 +60,8 @@ pub fn hash_prefix(file_name: &str) -> Option<&str> {
 /// same time wait for the first one.
 ///
 /// # Errors
-/// No connection, a file that does not have the promised hash, a folder that cannot be written; says where to put a file
-/// that was fetched by other means.
+/// No connection, a file that does not have the promised hash, a folder that cannot be written; says where to put a
+/// file that was fetched by other means.
 pub fn cache_url(url: &str, folder: &Path) -> Result<PathBuf> {
     let name = file_name(url)?;
     let target = folder.join(&name);

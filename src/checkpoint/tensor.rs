@@ -16,8 +16,8 @@ pub fn to_tensor(data: &TensorData) -> Result<Tensor> {
     Ok(tensor)
 }
 
-/// Fills `target`, of the same shape, with the values of `data`, whose memory is given back to the file: loading a model
-/// holds one tensor at a time beside it.
+/// Fills `target`, of the same shape, with the values of `data`, whose memory is given back to the file: loading a
+/// model holds one tensor at a time beside it.
 pub(super) fn copy_into(target: &mut Tensor, data: &TensorData) -> Result<()> {
     copy_bytes(target, &data.bytes()?, kind(data.dtype()))?;
     data.storage().release();

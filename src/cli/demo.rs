@@ -77,8 +77,8 @@ struct Args {
 /// Every image is tried; those that cannot be read are named in the error at the end.
 ///
 /// # Errors
-/// Wrong usage (a [`clap::Error`]), a configuration or weights that cannot be used, images that cannot be read, pictures
-/// that cannot be written.
+/// Wrong usage (a [`clap::Error`]), a configuration or weights that cannot be used, images that cannot be read,
+/// pictures that cannot be written.
 pub fn demo(args: impl CommandLine, registries: &Registries) -> Result<()> {
     let (own, overrides) = split_at_first_key(args.into_iter().collect());
     let args: Args = parse(own).map_err(|error| images_after_keys(error, &overrides))?;

@@ -50,8 +50,8 @@ use crate::utils::miscellaneous::{panic_message, say_error};
 use crate::utils::out_of_memory;
 
 /// Runs a program: one message on stderr for an error, and the exit code (0 fine, 1 error, 2 wrong usage). Of several
-/// processes each says its rank; the error is also left in the file that `TORCHELASTIC_ERROR_FILE` names. A panic is a bug
-/// (code 101), but for libtorch's when it gets no memory: that is an error like others.
+/// processes each says its rank; the error is also left in the file that `TORCHELASTIC_ERROR_FILE` names. A panic is a
+/// bug (code 101), but for libtorch's when it gets no memory: that is an error like others.
 pub fn exit_code(program: impl FnOnce() -> Result<()>) -> ExitCode {
     install_panic_hook();
     let error = match catch_unwind(AssertUnwindSafe(program)) {

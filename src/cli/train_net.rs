@@ -178,7 +178,8 @@ impl Start {
         Ok(Self { optimizer, scheduler, scaler, iteration, exact })
     }
 
-    /// Says how the run goes on with these images and keys. True if the order of the data cannot do so, and starts anew.
+    /// Says how the run goes on with these images and keys. True if the order of the data cannot do so, and starts
+    /// anew.
     fn compare(&mut self, setting: &RunSetting) -> bool {
         let before = self.exact.as_ref().and_then(|exact| exact.setting.as_ref());
         let changes = before.map(|before| before.changes(setting)).unwrap_or_default();

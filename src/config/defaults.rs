@@ -20,7 +20,7 @@ pub struct Config {
     pub dataloader: DataLoaderConfig,
     /// What is trained and tested on.
     pub datasets: DatasetsConfig,
-    /// Precision of training: `float32` or `float16`.
+    /// Precision of training and testing: `float32`, `float16` or `bfloat16`.
     #[serde(deserialize_with = "nullable::dtype")]
     pub dtype: String,
     /// What happens to images before the network.

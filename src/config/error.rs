@@ -21,7 +21,11 @@ pub enum ErrorKind {
 
 /// A configuration that cannot be used: where it was given, which key, what was expected and found.
 #[derive(Clone, Debug, Error)]
-#[error("{}{message}{}", .origin.as_ref().map(|o| format!("{o}: ")).unwrap_or_default(), .hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default())]
+#[error(
+    "{}{message}{}",
+    .origin.as_ref().map(|o| format!("{o}: ")).unwrap_or_default(),
+    .hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default()
+)]
 pub struct ConfigError {
     kind: ErrorKind,
     /// The file or the override.

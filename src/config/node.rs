@@ -12,10 +12,11 @@ use super::{typed, yaml, Config, Value};
 /// A section of the configuration: keys with values or further sections.
 ///
 /// # Rules of merging
-/// - Every string value is first read as a Python literal ([`literal`](super::literal)); what is no literal stays a string.
+/// - Every string value is first read as a Python literal ([`literal`](super::literal)); what is no literal stays a
+///   string.
 /// - A key that the tree does not have is an error, and so is a value of another type than the present one, with these
-///   exceptions: lists and tuples take each other's values (their items are not looked at), `None` replaces anything and
-///   is replaced by anything, and an integer is accepted where a float is expected (yacs refuses it).
+///   exceptions: lists and tuples take each other's values (their items are not looked at), `None` replaces anything
+///   and is replaced by anything, and an integer is accepted where a float is expected (yacs refuses it).
 /// - Merging is not atomic: what comes before an error is already merged.
 /// - [`freeze`](Self::freeze) stops [`set`](Self::set), not merging.
 #[derive(Clone, Debug, PartialEq)]

@@ -17,9 +17,9 @@
 //!       ann_file: shapes/annotations/train.json
 //!   ```
 //!
-//! An entry is read by the class that its name stands for (`coco`, `voc`, `cityscapes` in it, in this order), else by the
-//! one that its keys fit. An entry of the form `{factory: MyDataset, …}` names the class itself and hands its other keys
-//! over, those that end in `_dir` or `_file` and `root` being paths below `DATA_DIR`.
+//! An entry is read by the class that its name stands for (`coco`, `voc`, `cityscapes` in it, in this order), else by
+//! the one that its keys fit. An entry of the form `{factory: MyDataset, …}` names the class itself and hands its other
+//! keys over, those that end in `_dir` or `_file` and `root` being paths below `DATA_DIR`.
 //!
 //! Data in VOC's layout with classes of their own list these, without the background, in the order of their labels:
 //! `{data_dir: helmets, split: train, classes: [helmet, vest]}`.
@@ -64,8 +64,8 @@ pub struct DatasetSpec {
     pub name: String,
     /// The class that reads it: `COCODataset`, `PascalVOCDataset`, `CityScapesDataset` or a user's own.
     pub factory: String,
-    /// The arguments of that class: `root` and `ann_file`; `data_dir`, `split` and perhaps `classes`; `img_dir`, `ann_dir`,
-    /// `split`, `mode` and perhaps `mini`.
+    /// The arguments of that class: `root` and `ann_file`; `data_dir`, `split` and perhaps `classes`; `img_dir`,
+    /// `ann_dir`, `split`, `mode` and perhaps `mini`.
     pub args: BTreeMap<String, Value>,
 }
 

@@ -8,7 +8,8 @@ use anyhow::{anyhow, ensure, Error, Result};
 use super::error::closest_key;
 
 /// Builders by name, in the order in which they were added. `F` is the type of a builder, such as
-/// `dyn Fn(&Config) -> Result<…>`; `builders!` gives each of these types its `register`, which takes a function or a closure.
+/// `dyn Fn(&Config) -> Result<…>`; `builders!` gives each of these types its `register`, which takes a function or a
+/// closure.
 pub struct Registry<F: ?Sized> {
     key: &'static str,
     entries: Vec<(String, Arc<F>)>,

@@ -1,7 +1,7 @@
 //! Loading batches ahead of their use in worker threads.
 //!
-//! A worker reads, transforms and collates whole batches, for a GPU straight into pinned memory. Batches come out in the
-//! order of the sampler and augmentations are drawn per image, so neither depends on the number of workers.
+//! A worker reads, transforms and collates whole batches, for a GPU straight into pinned memory. Batches come out in
+//! the order of the sampler and augmentations are drawn per image, so neither depends on the number of workers.
 
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -63,8 +63,8 @@ type Job = (usize, Pass, Vec<usize>);
 type Loaded = (usize, Result<Batch>);
 
 impl DataLoader {
-    /// `seed` decides augmentations; `len` is what [`len`](Self::len) reports; without workers, batches are loaded by the
-    /// thread that asks for them.
+    /// `seed` decides augmentations; `len` is what [`len`](Self::len) reports; without workers, batches are loaded by
+    /// the thread that asks for them.
     pub fn new(
         dataset: Arc<dyn Dataset>,
         transforms: Compose,

@@ -100,7 +100,12 @@ impl CocoDemo {
     /// As [`new`](Self::new).
     pub fn with_registries(cfg: &Config, options: CocoDemoOptions, registries: &ModelRegistries) -> Result<Self> {
         let shorter = options.min_image_size.unwrap_or(cfg.input.min_size_test);
-        ensure!(shorter > 0, "the shorter side of the network's image is {shorter}; it must be positive");
+        let key = match options.min_image_size {
+            Some(_) => "--min-image-size (CocoDemoOptions::min_image_size)",
+            None => "INPUT.MIN_SIZE_TEST",
+        };
+        let longer = ("INPUT.MAX_SIZE_TEST", Some(cfg.input.max_size_test));
+        let resize = Resize::of_keys((key, vec![shorter]), longer)?;
         ensure!(options.masks_per_dim > 0, "masks per dimension are {}; they must be positive", options.masks_per_dim);
         let threshold = options.confidence_threshold;
         ensure!(threshold <= 1.0, "the confidence threshold is {threshold}, but scores lie between 0 and 1");
@@ -128,7 +133,7 @@ impl CocoDemo {
             device,
             shorter_side: shorter,
             weights,
-            resize: Resize::new(vec![shorter], Some(cfg.input.max_size_test))?,
+            resize,
             normalize: Normalize::from_config(cfg)?,
             size_divisibility: cfg.dataloader.size_divisibility,
             mask_on: cfg.model.mask_on,

@@ -43,9 +43,9 @@ pub struct Training<'a> {
 }
 
 /// Trains until `SOLVER.MAX_ITER`: iteration n with the rate of scheduler position n - 1. Checkpoints are written every
-/// `SOLVER.CHECKPOINT_PERIOD` iterations, at the end, and at SIGINT and SIGTERM to any process of the job (the state after
-/// the last completed iteration). The processes of a job train together, each on its share of a batch; rank 0 writes. When
-/// one of them is lost, rank 0 writes that state as well where it is on the CPU.
+/// `SOLVER.CHECKPOINT_PERIOD` iterations, at the end, and at SIGINT and SIGTERM to any process of the job (the state
+/// after the last completed iteration). The processes of a job train together, each on its share of a batch; rank 0
+/// writes. When one of them is lost, rank 0 writes that state as well where it is on the CPU.
 ///
 /// # Errors
 /// An unreadable image, a loss or a weight that is not finite (names iteration, images and terms; nothing is saved

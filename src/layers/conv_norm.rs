@@ -128,7 +128,8 @@ impl ConvNorm {
         of_conv.into_iter().flatten().chain(of_norm).collect()
     }
 
-    /// The convolution's weight and bias times the norm's factor, and its summand in the bias. (There is no group norm.)
+    /// The convolution's weight and bias times the norm's factor, and its summand in the bias. (There is no group
+    /// norm.)
     fn folded(&self) -> Folded {
         let (scale, shift) = match &self.norm {
             Some(Norm::Frozen(norm)) => norm.scale_and_shift(),

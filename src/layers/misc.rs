@@ -84,8 +84,8 @@ pub(super) fn add_and_rectify(mut y: Tensor, residual: Option<&Tensor>, relu: bo
 /// A convolution with what comes after it: its bias, plus `residual`, then ReLU. `convolve` is given the bias that the
 /// convolution itself shall add.
 ///
-/// libtorch adds the bias on CUDA in an operator of its own, which is slow in channels-last: there everything that comes
-/// after the convolution is one pass over its result. On the CPU oneDNN adds the bias while it computes.
+/// libtorch adds the bias on CUDA in an operator of its own, which is slow in channels-last: there everything that
+/// comes after the convolution is one pass over its result. On the CPU oneDNN adds the bias while it computes.
 fn convolve_then(
     convolve: impl FnOnce(Option<&Tensor>) -> Tensor,
     bias: Option<&Tensor>,
@@ -189,8 +189,8 @@ impl ConvTranspose2d {
         Self { weight, bias, config, output_padding: 0, cast: KeptCast::default() }
     }
 
-    /// The same with `output_padding` more rows and columns at the bottom and right of the output, as in torch. No model
-    /// of the original has any; it is for heads of other crates.
+    /// The same with `output_padding` more rows and columns at the bottom and right of the output, as in torch. No
+    /// model of the original has any; it is for heads of other crates.
     pub fn with_output_padding(self, output_padding: i64) -> Self {
         Self { output_padding, ..self }
     }

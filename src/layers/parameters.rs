@@ -137,9 +137,9 @@ impl Parameters {
         inner.factors.iter().filter(|factor| factor.requires_grad()).map(Tensor::shallow_clone).collect()
     }
 
-    /// Lays the filters of convolutions out in memory as the maps that they are applied to: the channels of each position
-    /// side by side (`torch.channels_last`), or in row-major order. Otherwise cuDNN reorders them each time that they are
-    /// used. Values, names and shapes stay.
+    /// Lays the filters of convolutions out in memory as the maps that they are applied to: the channels of each
+    /// position side by side (`torch.channels_last`), or in row-major order. Otherwise cuDNN reorders them each time
+    /// that they are used. Values, names and shapes stay.
     ///
     /// Filters of one position or one channel are the same in both.
     pub fn lay_out(&self, channels_last: bool) {

@@ -68,8 +68,8 @@ pub(super) fn full_precision_on_cpu(tensor: &Tensor) -> Tensor {
 
 /// A weight in the type that it is used in.
 ///
-/// In training that is what [`Autocast::cast_ahead`] has made of it. In inference on CUDA, where weights stay the same for many
-/// batches, its own cast is kept: one more copy in 16 bits, instead of a kernel for each weight and batch.
+/// In training that is what [`Autocast::cast_ahead`] has made of it. In inference on CUDA, where weights stay the same
+/// for many batches, its own cast is kept: one more copy in 16 bits, instead of a kernel for each weight and batch.
 #[derive(Debug, Default)]
 pub(super) struct KeptCast(Kept<Tensor>);
 

@@ -9,8 +9,8 @@ use crate::ffi;
 /// `sampling_ratio` is the number of samples per bin and axis; with 0 or less it is the RoI's size over the number of
 /// bins, rounded up. A RoI that is not finite gives nan.
 ///
-/// A RoI of an image that is not in the batch is an error on the CPU. On CUDA it gives nan and no gradient, as one that is
-/// not finite does: to know of it, the program would have to wait for the GPU in every call.
+/// A RoI of an image that is not in the batch is an error on the CPU. On CUDA it gives nan and no gradient, as one that
+/// is not finite does: to know of it, the program would have to wait for the GPU in every call.
 ///
 /// # Shapes
 /// - `input`: `[N, C, H, W]`, float or double; the output has its memory format. Half and bfloat16 are summed up in

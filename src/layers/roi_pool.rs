@@ -8,8 +8,8 @@ use crate::ffi;
 /// Corners are scaled by `spatial_scale`, then rounded half away from zero; widths are inclusive. An empty bin gives 0,
 /// a RoI that is not finite nan.
 ///
-/// A RoI of an image that is not in the batch is an error on the CPU. On CUDA it gives nan and no gradient, as one that is
-/// not finite does: to know of it, the program would have to wait for the GPU in every call.
+/// A RoI of an image that is not in the batch is an error on the CPU. On CUDA it gives nan and no gradient, as one that
+/// is not finite does: to know of it, the program would have to wait for the GPU in every call.
 ///
 /// # Shapes
 /// - `input`: `[N, C, H, W]`, float or double; the output has its memory format. Half and bfloat16 stay so on CUDA; on

@@ -66,8 +66,8 @@ impl BalancedPositiveNegativeSampler {
     /// Draws from libtorch's default generator.
     ///
     /// On the CPU that is, per image, one `randperm` over its positives and one over its negatives. Both are made even
-    /// where nothing has to be left out, as the original does, so that the same seed gives the same samples. On CUDA, where
-    /// seeds give other numbers anyway, one draw serves all images.
+    /// where nothing has to be left out, as the original does, so that the same seed gives the same samples. On CUDA,
+    /// where seeds give other numbers anyway, one draw serves all images.
     ///
     /// # Shapes
     /// `labels`: one `[N]` per image, at least 1 for positives, 0 for negatives, below 0 for what is ignored.
@@ -84,8 +84,8 @@ impl BalancedPositiveNegativeSampler {
         Sampled::of_images(&positive, &negative)
     }
 
-    /// Every label gets a random number; the candidates with the greatest numbers are the samples. Positives and negatives
-    /// of all images are rows of the same operators.
+    /// Every label gets a random number; the candidates with the greatest numbers are the samples. Positives and
+    /// negatives of all images are rows of the same operators.
     fn draw_together(&self, labels: &[Tensor]) -> Sampled {
         let rows = Rows::of(labels);
         let (images, length) = (labels.len() as i64, rows.lengths().iter().copied().max().unwrap_or(0));

@@ -54,8 +54,8 @@ impl Matcher {
 
     /// Matches predictions to ground truth by IoU. Without ground truth everything is background.
     ///
-    /// Memory does not grow with the product of the numbers: the overlaps are never stored. (The original holds the whole
-    /// matrix: several GB for a thousand objects on a large image.)
+    /// Memory does not grow with the product of the numbers: the overlaps are never stored. (The original holds the
+    /// whole matrix: several GB for a thousand objects on a large image.)
     ///
     /// # Shapes
     /// `targets` `[M, 4]`, `predictions` `[N, 4]` (both xyxy) → `[N]` int64: index of the ground truth, or one of the

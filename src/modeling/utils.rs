@@ -9,8 +9,8 @@ use crate::structures::{BoxList, Mode};
 
 use super::batch::{all_of_field, indices_of_batch, select_rows_of_all, Rows};
 
-/// Concatenates along `dim`. A single tensor is returned as it is, and rows that lie end to end in memory (the parts of what
-/// was split) as a view.
+/// Concatenates along `dim`. A single tensor is returned as it is, and rows that lie end to end in memory (the parts of
+/// what was split) as a view.
 ///
 /// # Panics
 /// Without a tensor, or on tensors that do not fit.
@@ -41,9 +41,9 @@ pub fn at_least(least: i64, keys: &[(&str, i64)]) -> Result<()> {
 }
 
 /// The detections of each image among its candidates (fields `scores` and `labels`, a label having at most
-/// `most_of_label` of them): those that survive NMS within their class, and of those the ones whose score is at least the
-/// `limit`-th best (so ties can exceed the limit; all of them for a limit of 0 or below). Their order stays. A GPU is
-/// waited for once.
+/// `most_of_label` of them): those that survive NMS within their class, and of those the ones whose score is at least
+/// the `limit`-th best (so ties can exceed the limit; all of them for a limit of 0 or below). Their order stays. A GPU
+/// is waited for once.
 ///
 /// # Errors
 /// A list without one of the fields.

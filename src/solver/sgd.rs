@@ -282,8 +282,8 @@ mod tests {
         }
     }
 
-    /// On CUDA filters lie channels-last, files hold everything in row-major order, and libtorch's fused step takes only
-    /// momentum with the strides of its parameter.
+    /// On CUDA filters lie channels-last, files hold everything in row-major order, and libtorch's fused step takes
+    /// only momentum with the strides of its parameter.
     #[test]
     fn momentum_from_a_file_lies_in_memory_as_its_parameter() {
         let filter = |seed| channels_last(&values(&[6, 5, 3, 3], seed));

@@ -14,8 +14,8 @@ pub struct ImageList {
 }
 
 impl ImageList {
-    /// A batch whose images all have the size of the tensor: what the original's `to_image_list` makes of one. For users
-    /// who have such a tensor; the loaders pad images of several sizes.
+    /// A batch whose images all have the size of the tensor: what the original's `to_image_list` makes of one. For
+    /// users who have such a tensor; the loaders pad images of several sizes.
     ///
     /// # Shapes
     /// `tensors`: `[N, C, H, W]`, or `[C, H, W]` for a single image.

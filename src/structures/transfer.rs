@@ -20,8 +20,8 @@ pub fn to_device(tensor: &Tensor, device: Device) -> Tensor {
     }
 }
 
-/// [`BoxList::to_device`] of all lists of a batch. Tensors that fit end to end (boxes, labels, …) are copied as one, and each
-/// list has views of the copy: the number of copies does not grow with the batch.
+/// [`BoxList::to_device`] of all lists of a batch. Tensors that fit end to end (boxes, labels, …) are copied as one,
+/// and each list has views of the copy: the number of copies does not grow with the batch.
 ///
 /// # Panics
 /// On a device that does not exist.

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 
 use crate::ffi::system::{lock_file, try_lock_file};
 
-/// What stands in a temporary file's name between the file that it is to become and who writes it: `MACHINE-PROCESS.tmp`.
+/// What stands in a temporary file's name between the file that it is to become and who writes it:
+/// `MACHINE-PROCESS.tmp`.
 const MARK: &str = ".unfinished-";
 
 /// Locks of another machine are not seen on every file system: its files count as left behind when nothing has been
@@ -60,8 +61,8 @@ pub fn atomically<T>(path: &Path, fill: impl FnOnce(&File, &Path) -> Result<T>) 
 }
 
 /// Removes the temporary files of [`atomically`] in `folder` whose process has ended, and logs their names. A process
-/// holds a lock on the file that it writes, which the system takes from it however it ends. Files of other machines that
-/// share the folder must also be a day old; files of other names are never touched.
+/// holds a lock on the file that it writes, which the system takes from it however it ends. Files of other machines
+/// that share the folder must also be a day old; files of other names are never touched.
 pub fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let here = this_machine();

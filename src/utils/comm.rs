@@ -82,8 +82,8 @@ pub fn init_process_group(local_rank: Option<usize>, timeout: Duration, slow_aft
     Ok(())
 }
 
-/// Lets the job exchange tensors on CUDA, over NCCL, once the process has chosen its GPU; nothing happens in a job of one
-/// process. `timeout` is for each collective operation.
+/// Lets the job exchange tensors on CUDA, over NCCL, once the process has chosen its GPU; nothing happens in a job of
+/// one process. `timeout` is for each collective operation.
 ///
 /// # Errors
 /// This program was built without NCCL; or see [`synchronize`].
@@ -276,8 +276,8 @@ pub fn gather(tensor: Tensor) -> Result<Tensor> {
 }
 
 /// The means of rows of named values over the processes (the original's `reduce_loss_dict`, for several iterations at
-/// once), in the order given. All rows have the same names. They travel as one vector, sorted by name, so that the order
-/// of the names may differ between processes.
+/// once), in the order given. All rows have the same names. They travel as one vector, sorted by name, so that the
+/// order of the names may differ between processes.
 ///
 /// # Errors
 /// See [`synchronize`].

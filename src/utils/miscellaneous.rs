@@ -22,8 +22,8 @@ pub fn panic_message(payload: &(dyn Any + Send)) -> String {
     without_backtrace(text.unwrap_or("unknown reason"))
 }
 
-/// A message of libtorch without the stack trace that it appends, nor that of an unwrapped [`anyhow::Error`]; also where
-/// tch's methods have unwrapped it.
+/// A message of libtorch without the stack trace that it appends, nor that of an unwrapped [`anyhow::Error`]; also
+/// where tch's methods have unwrapped it.
 pub fn without_backtrace(message: &str) -> String {
     // What `unwrap` and `expect` say of the error is its source text, in which a line's end is `\n`.
     let quoted = message.strip_suffix("\")").and_then(|message| message.split_once("Torch(\""));

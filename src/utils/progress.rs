@@ -31,8 +31,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `target` is the logger, `what` names the steps (`"iterations"`, `"images"`). With `quiet` there is a bar on a terminal and nothing
-    /// otherwise, for a loop that has log lines of its own.
+    /// `target` is the logger, `what` names the steps (`"iterations"`, `"images"`). With `quiet` there is a bar on a
+    /// terminal and nothing otherwise, for a loop that has log lines of its own.
     pub fn new(target: &'static str, what: &str, total: u64, quiet: bool) -> Self {
         use std::io::IsTerminal;
         let bar = std::io::stderr().is_terminal().then(|| {

@@ -38,8 +38,8 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Reads the environment: torchrun's variables, else Open MPI's, else those that SLURM's `srun` sets. `None` for a job
-    /// of one process.
+    /// Reads the environment: torchrun's variables, else Open MPI's, else those that SLURM's `srun` sets. `None` for a
+    /// job of one process.
     ///
     /// What SLURM sets for a job's script looks like task 0 of several (SLURM_PROCID, SLURM_NTASKS), but the script is
     /// alone, and so is a program that it starts without `srun`. The variables of a step are set by `srun` alone (see
@@ -130,8 +130,8 @@ impl Topology {
     /// use it. A wait of `notice` is explained on stderr: the log is not open yet.
     ///
     /// # Errors
-    /// The port is in use, nobody hosts the store, a process does not come within `timeout`, two processes have the same
-    /// rank, or they disagree about their number. Address and rank are named.
+    /// The port is in use, nobody hosts the store, a process does not come within `timeout`, two processes have the
+    /// same rank, or they disagree about their number. Address and rank are named.
     pub fn meet(&self, timeout: Duration, notice: Option<Duration>) -> Result<(Store, ProcessGroup)> {
         let Topology { rank, local_rank, world_size, master_addr, master_port, source, .. } = self;
         let place = self.place();

@@ -28,8 +28,8 @@ pub struct TerminationGuard(());
 
 /// At the first SIGINT or SIGTERM calls `action` with the signal's name, in a thread of its own and without waiting for
 /// whatever else runs, then ends the process with status 128 + signal. After the guard is gone a signal just ends it.
-/// The other processes of the job are told, and stop in the same way. Where one of them is lost, the action may be carried
-/// out as well, with a few words instead of the name.
+/// The other processes of the job are told, and stop in the same way. Where one of them is lost, the action may be
+/// carried out as well, with a few words instead of the name.
 ///
 /// # Errors
 /// The system refuses the signal handlers.

@@ -10,9 +10,9 @@ thread_local! {
 /// See [`generator`].
 pub(crate) struct Held(Option<MutexGuard<'static, ()>>);
 
-/// Held by tests that draw from libtorch's default generator (the initial values of weights, sampled anchors), which all
-/// threads share: the numbers are the same in every run, whatever else is tested meanwhile. Taken again by a function
-/// that such a test calls, it changes nothing.
+/// Held by tests that draw from libtorch's default generator (the initial values of weights, sampled anchors), which
+/// all threads share: the numbers are the same in every run, whatever else is tested meanwhile. Taken again by a
+/// function that such a test calls, it changes nothing.
 pub(crate) fn generator() -> Held {
     static LOCK: Mutex<()> = Mutex::new(());
     if IS_HELD.get() {

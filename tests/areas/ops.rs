@@ -129,8 +129,8 @@ pub fn roi_pool_by(operators: Operators) {
     report.finish();
 }
 
-/// The limits are those of the golden README: 1e-5 relative and 1e-6 absolute. The `*_cpu` values are the formula of the
-/// original's slow fallback: the same function, whose plain logarithms lose digits away from 0 and end in nan.
+/// The limits are those of the golden README: 1e-5 relative and 1e-6 absolute. The `*_cpu` values are the formula of
+/// the original's slow fallback: the same function, whose plain logarithms lose digits away from 0 and end in nan.
 #[test]
 fn sigmoid_focal_loss() {
     sigmoid_focal_loss_by(Operators::On(Device::Cpu));

@@ -197,7 +197,8 @@ pub fn generator() -> MutexGuard<'static, ()> {
     LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// libtorch's deterministic algorithms, on or off for as long as this lives. Tests for which it matters wait for each other.
+/// libtorch's deterministic algorithms, on or off for as long as this lives. Tests for which it matters wait for each
+/// other.
 pub struct Determinism {
     _alone: MutexGuard<'static, ()>,
 }

@@ -20,7 +20,8 @@ impl Source for Vec<u8> {}
 pub struct Buffer {
     source: Arc<dyn Source>,
     range: Range<usize>,
-    /// Python 3 writes bytes at protocol 2 as text in which each byte is one code point: `Some(n)` for n bytes so written.
+    /// Python 3 writes bytes at protocol 2 as text in which each byte is one code point: `Some(n)` for n bytes so
+    /// written.
     latin1: Option<usize>,
 }
 
@@ -46,7 +47,8 @@ impl Buffer {
     pub(super) fn latin1(self) -> Result<Buffer> {
         let text = self.raw();
         std::str::from_utf8(text).context("text that should hold bytes is not UTF-8")?;
-        // Code points up to U+00FF begin with these bytes; every code point has one byte that does not continue another.
+        // Code points up to U+00FF begin with these bytes; every code point has one byte that does not continue
+        // another.
         ensure!(text.iter().all(|byte| *byte <= 0xc3), "text that should hold bytes holds other characters");
         let count = text.iter().filter(|byte| **byte & 0xc0 != 0x80).count();
         Ok(Buffer { latin1: Some(count), ..self })

@@ -1,5 +1,5 @@
-//! Values as a pickle of protocol 2, in the form in which torch.save writes them and `weights_only=True` reads them; or with
-//! numpy arrays, as Caffe2 and Detectron have them.
+//! Values as a pickle of protocol 2, in the form in which torch.save writes them and `weights_only=True` reads them; or
+//! with numpy arrays, as Caffe2 and Detectron have them.
 
 use std::collections::HashMap;
 

@@ -34,8 +34,8 @@ pub(super) struct StorageRef {
 /// Finds the bytes of storages; says whether they are big-endian.
 pub(super) type Resolver<'a> = dyn FnMut(&StorageRef) -> Result<(Buffer, bool)> + 'a;
 
-/// The value of a pickle in a file of `file_len` bytes. Strings and storages are shared, so a value is never much larger
-/// than its pickle; and the tensors together never claim to be much larger than the file.
+/// The value of a pickle in a file of `file_len` bytes. Strings and storages are shared, so a value is never much
+/// larger than its pickle; and the tensors together never claim to be much larger than the file.
 pub(super) fn finish(pickled: &Pickled, file_len: usize, resolver: &mut Resolver) -> Result<Value> {
     // A pickle can refer to the same list many times, lists of lists exponentially often: the tree has a budget.
     let budget = 2 * pickled.nodes.len() + (1 << 16);

@@ -1,9 +1,9 @@
 //! Files of weights as plain data, without tensors of libtorch and without executing anything.
 //!
 //! A file is memory-mapped, recognised by its content, and becomes a tree of [`Value`]s whose tensors are views of the
-//! mapped bytes. Pickles are run by a machine that knows a short list of names (`globals.rs`); anything else is an error
-//! that says the name. Memory is bounded by the size of the file: nodes, nesting and repetition have limits, sizes are
-//! checked against the bytes that are there, and compressed archives are refused.
+//! mapped bytes. Pickles are run by a machine that knows a short list of names (`globals.rs`); anything else is an
+//! error that says the name. Memory is bounded by the size of the file: nodes, nesting and repetition have limits,
+//! sizes are checked against the bytes that are there, and compressed archives are refused.
 //!
 //! This folder depends on nothing else in the crate, so that `fuzz/` can compile it alone.
 

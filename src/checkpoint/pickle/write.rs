@@ -41,8 +41,8 @@ pub fn to_bytes(value: &Value) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes `value` as one pickle with numpy arrays; gives the Python that reads it, which is the one asked for unless that
-/// is 2 and an array is over 2 GB.
+/// Writes `value` as one pickle with numpy arrays; gives the Python that reads it, which is the one asked for unless
+/// that is 2 and an array is over 2 GB.
 ///
 /// # Errors
 /// Element types that numpy does not have, or what the file system says.

@@ -74,8 +74,8 @@ struct Args {
     #[command(flatten)]
     distributed: DistributedArgs,
 
-    /// Loads MODEL.WEIGHT again and again instead (random weights from a temporary file where it is empty): seconds, and
-    /// memory beside the model.
+    /// Loads MODEL.WEIGHT again and again instead (random weights from a temporary file where it is empty): seconds,
+    /// and memory beside the model.
     #[arg(long, conflicts_with_all = ["image", "image_size", "batch", "training", "scaling", "deterministic", "tf32",
           "channels_last", "seed"])]
     loading: bool,

@@ -26,8 +26,8 @@ const BACKWARD: &str = "backward, averaging";
 const BACKWARD_ALONE: &str = "backward alone";
 const ALL_REDUCE: &str = "all-reduce alone";
 
-/// Times `steps` training steps on the configuration's data after `args.warmup` others. Every batch is taken twice, once
-/// without the averaging and the update, so that the backward pass is seen alone.
+/// Times `steps` training steps on the configuration's data after `args.warmup` others. Every batch is taken twice,
+/// once without the averaging and the update, so that the backward pass is seen alone.
 ///
 /// # Errors
 /// Data that cannot be read, or a process of the job that is lost.

@@ -12,8 +12,8 @@ use crate::data::datasets::BACKGROUND;
 use crate::engine::coco_demo::{coco_categories, Category};
 
 /// The classes of the labels from 1 on: from `labels.json`, which training writes, beside the weights or in
-/// `OUTPUT_DIR`; else from the first data set of `DATASETS.TEST` or `DATASETS.TRAIN` whose catalog entry lists its classes
-/// or whose annotations are there; else COCO's.
+/// `OUTPUT_DIR`; else from the first data set of `DATASETS.TEST` or `DATASETS.TRAIN` whose catalog entry lists its
+/// classes or whose annotations are there; else COCO's.
 ///
 /// # Errors
 /// If one of these files is there but cannot be read.

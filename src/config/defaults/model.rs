@@ -92,7 +92,8 @@ pub struct BackboneConfig {
     pub conv_body: String,
     /// Stages that are not trained: the stem and those before this number; 0 trains everything.
     pub freeze_conv_body_at: i64,
-    /// Without effect, as in the Res2Net fork, whose key it is: `MODEL.RESNETS.TRANS_FUNC` and `STEM_FUNC` choose the norm.
+    /// Without effect, as in the Res2Net fork, whose key it is: `MODEL.RESNETS.TRANS_FUNC` and `STEM_FUNC` choose the
+    /// norm.
     pub use_gn: bool,
 }
 

@@ -9,7 +9,8 @@ use super::{Dataset, ImageInfo, Sample, TargetFields};
 use crate::data::evaluation::Evaluator;
 use crate::structures::BoxList;
 
-/// Several data sets as one. A label is the same class in all of them; the longest list of classes is that of the whole.
+/// Several data sets as one. A label is the same class in all of them; the longest list of classes is that of the
+/// whole.
 pub struct ConcatDataset {
     datasets: Vec<Arc<dyn Dataset>>,
     /// The number of images up to and including each data set.

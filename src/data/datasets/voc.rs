@@ -53,8 +53,8 @@ impl PascalVOCDataset {
         "tvmonitor",
     ];
 
-    /// The images that `ImageSets/Main/<split>.txt` lists, with VOC's classes. Without `use_difficult`, objects marked as
-    /// difficult are left out, as in training.
+    /// The images that `ImageSets/Main/<split>.txt` lists, with VOC's classes. Without `use_difficult`, objects marked
+    /// as difficult are left out, as in training.
     ///
     /// # Errors
     /// If the list cannot be read.

@@ -82,7 +82,8 @@ pub trait Evaluator {
     /// `scores` and `labels`, and `mask` (`[N, 1, M, M]` probabilities) or `keypoints` where these are evaluated.
     ///
     /// # Errors
-    /// If a prediction lacks a field or has an unknown label, if the ground truth cannot be read, or a file not written.
+    /// If a prediction lacks a field or has an unknown label, if the ground truth cannot be read, or a file not
+    /// written.
     fn evaluate(&self, dataset: &dyn Dataset, predictions: &[BoxList], options: &EvaluationOptions) -> Result<Results>;
 
     /// Looks at what [`evaluate`](Self::evaluate) will need beyond the data set itself, so that a training does not end

@@ -26,8 +26,8 @@ impl GroupedBatchSampler {
 }
 
 impl BatchSampler for GroupedBatchSampler {
-    /// A group of which the sampler gave no image (few images, many processes) has no batch; the original ends there with
-    /// an IndexError.
+    /// A group of which the sampler gave no image (few images, many processes) has no batch; the original ends there
+    /// with an IndexError.
     ///
     /// # Errors
     /// The sampler's.

@@ -138,6 +138,21 @@ fn weights_are_required() {
 }
 
 #[test]
+fn sizes_that_cannot_be_used_say_where_they_come_from() {
+    for (key, min_image_size) in [
+        ("INPUT.MIN_SIZE_TEST", None),
+        ("INPUT.MAX_SIZE_TEST", None),
+        ("INPUT.MAX_SIZE_TEST", Some(64)),
+        ("--min-image-size", Some(0)),
+    ] {
+        let name = if key.starts_with("INPUT") { key } else { "INPUT.MIN_SIZE_TEST" };
+        let cfg = Config::load(None, &[name, "0"].map(String::from)).expect("valid");
+        let error = CocoDemo::new(&cfg, CocoDemoOptions { min_image_size, ..options() }).err().expect("a size of 0");
+        assert!(error.to_string().starts_with(key), "{error}");
+    }
+}
+
+#[test]
 fn coco_has_eighty_categories() {
     let categories = coco_categories();
     assert_eq!((categories.len(), categories[0].id, categories[79].id), (80, 1, 90));

@@ -3,8 +3,8 @@
 use super::{scale_of, Color, Painter};
 use crate::data::transforms::RgbImage;
 
-/// Draws the outline of a mask, inner borders included, as `cv2.findContours` and `cv2.drawContours` with a thickness of
-/// 3 do: around the pixels of the mask that touch one outside of it or the edge of the image.
+/// Draws the outline of a mask, inner borders included, as `cv2.findContours` and `cv2.drawContours` with a thickness
+/// of 3 do: around the pixels of the mask that touch one outside of it or the edge of the image.
 ///
 /// # Shapes
 /// `mask`: one value a pixel of the image, row by row.

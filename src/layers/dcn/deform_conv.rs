@@ -89,7 +89,8 @@ pub fn modulated_deform_conv(
     output.to_kind(input.kind())
 }
 
-/// The initialisation of both versions: uniform within one over the root of the *whole* input's fan, whatever the groups.
+/// The initialisation of both versions: uniform within one over the root of the *whole* input's fan, whatever the
+/// groups.
 fn weight(path: &ParamPath, in_channels: i64, out_channels: i64, kernel_size: (i64, i64), groups: i64) -> Tensor {
     let bound = 1.0 / ((in_channels * kernel_size.0 * kernel_size.1) as f64).sqrt();
     let shape = [out_channels, in_channels / groups, kernel_size.0, kernel_size.1];

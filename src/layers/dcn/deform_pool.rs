@@ -45,8 +45,8 @@ impl DeformRoIPoolingConfig {
 /// Deformable position-sensitive RoI pooling (Dai et al., *Deformable Convolutional Networks*, 2017; the original's
 /// `csrc/cuda/deform_pool_kernel_cuda.cu`), differentiable in `data` and `offset`.
 ///
-/// A RoI of an image that is not in the batch is an error on the CPU. On CUDA it gives nan and no gradient, as one that is
-/// not finite does: to know of it, the program would have to wait for the GPU in every call.
+/// A RoI of an image that is not in the batch is an error on the CPU. On CUDA it gives nan and no gradient, as one that
+/// is not finite does: to know of it, the program would have to wait for the GPU in every call.
 ///
 /// # Shapes
 /// - `data`: `[N, out_channels · group_size², H, W]`
@@ -137,8 +137,8 @@ impl DeformRoIPoolingPack {
     }
 }
 
-/// [`DeformRoIPoolingPack`] that also predicts a factor between 0 and 1 for every bin; parameters `offset_fc.{0,2,4}` and
-/// `mask_fc.{0,2}`.
+/// [`DeformRoIPoolingPack`] that also predicts a factor between 0 and 1 for every bin; parameters `offset_fc.{0,2,4}`
+/// and `mask_fc.{0,2}`.
 pub struct ModulatedDeformRoIPoolingPack {
     config: DeformRoIPoolingConfig,
     offset_fc: Predictor,

@@ -1,5 +1,5 @@
-//! The operators of FBNet architectures (`PRIMITIVES` in `modeling/backbone/fbnet_builder.py`) and what they are made of.
-//! The inverted residual blocks are in `fbnet_irf.rs`.
+//! The operators of FBNet architectures (`PRIMITIVES` in `modeling/backbone/fbnet_builder.py`) and what they are made
+//! of. The inverted residual blocks are in `fbnet_irf.rs`.
 
 use anyhow::{ensure, Result};
 use tch::{Device, Kind, Tensor};

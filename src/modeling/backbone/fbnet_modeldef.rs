@@ -1,5 +1,6 @@
-//! The architectures of FBNet models: the built-in ones of `modeling/backbone/fbnet_modeldef.py` (FBNet, Wu et al. 2018;
-//! ChamNet, Dai et al. 2018; MobileNetV2, Sandler et al. 2018), and those that `MODEL.FBNET.ARCH_DEF` gives as JSON.
+//! The architectures of FBNet models: the built-in ones of `modeling/backbone/fbnet_modeldef.py` (FBNet, Wu et al.
+//! 2018; ChamNet, Dai et al. 2018; MobileNetV2, Sandler et al. 2018), and those that `MODEL.FBNET.ARCH_DEF` gives as
+//! JSON.
 
 use anyhow::{ensure, Context, Result};
 use serde::de::DeserializeOwned;

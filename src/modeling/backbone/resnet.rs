@@ -194,8 +194,8 @@ impl ResNet {
         &self.strides
     }
 
-    /// What is frozen runs without gradients in training, on the CPU channels-last, which is faster there; the maps that
-    /// come out of it have the format of `x`.
+    /// What is frozen runs without gradients in training, on the CPU channels-last, which is faster there; the maps
+    /// that come out of it have the format of `x`.
     ///
     /// # Shapes
     /// `[N, 3, H, W]` to the last map of every stage that returns one, finest first.

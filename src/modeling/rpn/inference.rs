@@ -85,8 +85,8 @@ impl RpnPostProcessor {
     /// Which boxes are large enough, survive NMS within their image and level, and are among the first of those.
     ///
     /// # Shapes
-    /// `boxes` `[N, K, 4]` and `scores` `[N, K]`, level after level; `levels` `[K]` int64 with `lengths` entries of each
-    /// → `[N, K]` bool.
+    /// `boxes` `[N, K, 4]` and `scores` `[N, K]`, level after level; `levels` `[K]` int64 with `lengths` entries of
+    /// each → `[N, K]` bool.
     fn survivors(&self, boxes: &Tensor, scores: &Tensor, levels: &Tensor, lengths: &[i64]) -> Tensor {
         let sides = boxes.narrow(2, 2, 2) - boxes.narrow(2, 0, 2) + 1;
         let large = sides.ge(self.min_size).all_dim(2, false);

@@ -41,8 +41,8 @@ enum Instances {
     Binary(Tensor),
 }
 
-/// Crops of polygons that a thread takes at least: one costs about 11 µs (28×28 pixels, an outline of 40 points; `cargo bench
-/// --bench ops -- "mask targets"`), waking a thread several times that.
+/// Crops of polygons that a thread takes at least: one costs about 11 µs (28×28 pixels, an outline of 40 points; `cargo
+/// bench --bench ops -- "mask targets"`), waking a thread several times that.
 const CROPS_PER_THREAD: usize = 32;
 
 /// The masks of the instances of one image.

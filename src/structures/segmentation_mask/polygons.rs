@@ -82,8 +82,8 @@ pub(super) fn crop_shift(r#box: [f64; 4], size: (f64, f64), rule: PolygonCrop) -
     }
 }
 
-/// Draws the mask of one instance within a box, at a fixed size, as 1 over zeros. The sides of the box are taken in float32, as in the
-/// original's mask loss, where the box is a row of the proposals' tensor.
+/// Draws the mask of one instance within a box, at a fixed size, as 1 over zeros. The sides of the box are taken in
+/// float32, as in the original's mask loss, where the box is a row of the proposals' tensor.
 pub(super) fn target(
     instance: &PolygonInstance,
     r#box: [f32; 4],

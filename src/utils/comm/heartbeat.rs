@@ -2,10 +2,10 @@
 //!
 //! A thread of each process writes one key of the store twice a second: a count, how long the process has waited for
 //! the others, and the phase it is in. It also looks whether something has come over the job, and whether the next
-//! process, by rank, still gives signs: so each is watched by one other, however many there are. The training itself only
-//! notes its phase in memory, and the thread runs while a collective operation blocks. The signs of all are not read until
-//! somebody has waited for long, a process is silent, or an operation has failed; then they tell who is late and who is
-//! lost.
+//! process, by rank, still gives signs: so each is watched by one other, however many there are. The training itself
+//! only notes its phase in memory, and the thread runs while a collective operation blocks. The signs of all are not
+//! read until somebody has waited for long, a process is silent, or an operation has failed; then they tell who is late
+//! and who is lost.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -19,14 +19,14 @@ use super::watchdog::Watchdog;
 
 /// Time between two signs of life.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Time without a sign after which a process is thought to be lost, unless operations end earlier: a network may take some of
-/// it to find another way.
+/// Time without a sign after which a process is thought to be lost, unless operations end earlier: a network may take
+/// some of it to find another way.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the thread has met with.
 pub(super) struct Pulse {
-    /// Own signs in which the next process gives none before it is thought to be lost. Counted, so that a process that was
-    /// stopped itself blames nobody.
+    /// Own signs in which the next process gives none before it is thought to be lost. Counted, so that a process that
+    /// was stopped itself blames nobody.
     pub(super) patience: u32,
     /// Grows with every sign that the store has taken.
     pub(super) beats: AtomicU64,

@@ -62,8 +62,8 @@ impl Here {
         *here()
     }
 
-    /// Whether what it does is in vain when another process is lost. Rank 0's evaluation, for which the others only wait,
-    /// is not.
+    /// Whether what it does is in vain when another process is lost. Rank 0's evaluation, for which the others only
+    /// wait, is not.
     pub(super) fn needs_the_others(&self) -> bool {
         self.phase != Phase::Evaluation
     }

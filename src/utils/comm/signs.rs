@@ -114,8 +114,8 @@ impl Signs {
         self.store.set(&sign_key(self.rank), Sign::of_here(beat).to_text().as_bytes())
     }
 
-    /// Sets a key; when this returns, all processes see it. The store does not answer to being set, but it handles what comes
-    /// over one connection in turn.
+    /// Sets a key; when this returns, all processes see it. The store does not answer to being set, but it handles what
+    /// comes over one connection in turn.
     fn publish(&self, key: &str, value: &[u8]) -> Result<()> {
         self.store.set(key, value)?;
         self.store.check(key).map(drop)
@@ -147,8 +147,8 @@ impl Signs {
         self.publish(&machine_key(self.rank), this_machine().as_bytes())
     }
 
-    /// This process leaves, with an error of its own if there is one: it will be silent without being lost. False if the
-    /// others knew as much before.
+    /// This process leaves, with an error of its own if there is one: it will be silent without being lost. False if
+    /// the others knew as much before.
     pub(super) fn leave(&self, error: &str) -> Result<bool> {
         let is_news = !error.is_empty() && self.told()?.is_none();
         if self.has_left(self.rank)? && !is_news {

@@ -1,4 +1,5 @@
-//! Matching a thousand objects on a large image: the original holds a matrix of all overlaps, several GB with its copies.
+//! Matching a thousand objects on a large image: the original holds a matrix of all overlaps, several GB with its
+//! copies.
 
 use std::process::Command;
 
