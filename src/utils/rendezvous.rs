@@ -1,13 +1,13 @@
 //! How the processes of a job find each other: which process this is (from the environment, as `torch.distributed` with
 //! `init_method="env://"`), and the meeting in a key-value store.
 
-use std::io::Write;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 
+use super::miscellaneous::say_error;
 use crate::ffi::{ProcessGroup, Store};
 
 /// The port of `torch.distributed.launch`, where a launcher names none.
@@ -198,7 +198,12 @@ impl Topology {
                     // The first of those who are here says it for all.
                     if (0..rank).all(|earlier| absent.contains(&earlier)) {
                         let waits = format!("rank {rank} of {world_size} (from {source}) has waited {waited:?} at");
-                        say(&format!("{waits} {} for rank {}. {}", self.place(), join(&absent), self.advice()));
+                        say_error(format_args!(
+                            "{waits} {} for rank {}. {}",
+                            self.place(),
+                            join(&absent),
+                            self.advice()
+                        ));
                     }
                 }
                 thread::sleep(Duration::from_millis(20));
@@ -226,17 +231,12 @@ fn join(ranks: &[usize]) -> String {
     ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Whoever closed stderr does not want it.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
 /// Says it after the delay unless the result is dropped before. (Without a thread for it nothing is said.)
 fn say_after(delay: Duration, text: String) -> Option<Sender<()>> {
     let (done, end) = mpsc::channel();
     let wait = move || {
         if end.recv_timeout(delay) == Err(RecvTimeoutError::Timeout) {
-            say(&text);
+            say_error(format_args!("{text}"));
         }
     };
     thread::Builder::new().name("rendezvous".into()).spawn(wait).ok()?;
